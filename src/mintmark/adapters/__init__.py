@@ -1,0 +1,1 @@
+"""One backend a file; each is imported only when it is configured."""

@@ -1,0 +1,1 @@
+"""SQLite and, by the same schema, PostgreSQL through SQLAlchemy Core."""

@@ -1,0 +1,1 @@
+"""The composition root: the processes of a node, and the only importer of adapters."""

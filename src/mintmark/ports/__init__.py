@@ -1,0 +1,1 @@
+"""What the pure part and the use cases need of the world: protocols with numbered clauses."""

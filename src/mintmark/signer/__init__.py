@@ -1,0 +1,1 @@
+"""The process that holds private keys, and how the rest of the node talks to it."""

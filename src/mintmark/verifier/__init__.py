@@ -1,0 +1,1 @@
+"""Drives the pure verification flow: key set, revocation feed, sync and async."""
