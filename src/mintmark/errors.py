@@ -8,6 +8,7 @@
     │   ├── InsufficientScope        403: a good token that may not do this
     │   └── VerifierUnavailable      503: ours; ``retry_after``
     ├── ConfigurationError           a setting is wrong; ``key`` names it
+    │   └── ConfigurationErrors      everything that is wrong, one ``ConfigurationError`` each
     ├── RequestError                 the caller's fault: never raised for a failure of ours
     │   ├── OAuthError               RFC 6749 s.5.2; ``error``, ``status``
     │   │   ├── InvalidRequest · InvalidClient · InvalidGrant · InvalidScope · InvalidTarget
@@ -84,12 +85,29 @@ class VerifierUnavailable(VerificationError):
 
 
 class ConfigurationError(MintmarkError):
-    """A setting is wrong; ``key`` is its path (``access_ttl``), ``reason`` a sentence."""
+    """A setting is wrong; ``key`` is its path (``access_ttl``), ``reason`` a sentence.
 
-    def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"{key}: {reason}")
+    ``where`` is the place to mend it (``mintmark.toml:3``, ``environment``), where there is one.
+    """
+
+    def __init__(self, key: str, reason: str, *, where: str = "") -> None:
+        super().__init__(f"{where}: {key}: {reason}" if where else f"{key}: {reason}")
         self.key = key
         self.reason = reason
+        self.where = where
+
+
+class ConfigurationErrors(ConfigurationError):
+    """Every mistake of a configuration at once; its text is one line for each of ``mistakes``.
+
+    ``key``, ``reason`` and ``where`` are those of the first, for whoever shows only one.
+    """
+
+    def __init__(self, mistakes: tuple[ConfigurationError, ...]) -> None:
+        first = mistakes[0]
+        super().__init__(first.key, first.reason, where=first.where)
+        self.args = ("\n".join(map(str, mistakes)),)
+        self.mistakes = mistakes
 
 
 # --- the caller's fault ------------------------------------------------------------------------
