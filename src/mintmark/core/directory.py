@@ -1,0 +1,107 @@
+"""Users and clients: who may ask for tokens, and for what."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from mintmark.errors import InvalidScope, InvalidTarget
+from mintmark.units import ClientId, Issuer, NumericDate, Sub
+
+USER_PREFIX: Final = "usr_"
+"""Begins every user's ``sub`` and no ``client_id``: neither can pass for the other (RFC 9700 s.4.15)."""
+
+_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class User:
+    """A person who logs in. ``scopes`` are those that may be granted in the user's name."""
+
+    issuer: Issuer
+    sub: Sub
+    username: str
+    """As :func:`normalize_username` gives it; unique in the issuer."""
+    password_hash: str
+    scopes: tuple[str, ...]
+    created_at: NumericDate
+    password_changed_at: NumericDate
+    disabled_at: NumericDate | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Client:
+    """A program that asks for tokens; public where it has no ``secret_hash`` (RFC 6749 s.2.1)."""
+
+    issuer: Issuer
+    client_id: ClientId
+    name: str
+    secret_hash: bytes | None
+    """SHA-256 of a secret of 256 random bits, which needs no slow hash."""
+    grant_types: tuple[str, ...]
+    audiences: tuple[str, ...]
+    """What its tokens may be for; the first is the default."""
+    scopes: tuple[str, ...]
+    first_party: bool
+    """Whether it may send a user's password to ``/v1/sessions``."""
+    created_at: NumericDate
+
+
+def normalize_username(text: str) -> str:
+    """The one form in which a user name is kept and looked up: NFKC, case folded, trimmed.
+
+    Raises ValueError for an empty name, one of over 254 characters, or one with control characters.
+    """
+    import unicodedata  # noqa: PLC0415 - 1 MB of tables that only servers need
+
+    name = unicodedata.normalize("NFKC", text).strip().casefold()
+    if not 1 <= len(name) <= 254:
+        raise ValueError("a user name has 1 to 254 characters")
+    if any(unicodedata.category(character).startswith("C") for character in name):
+        raise ValueError("a user name has no control characters")
+    return name
+
+
+def check_client_id(text: str) -> ClientId:
+    """``text`` as a client id; raises ValueError with a sentence where it is none."""
+    if text.startswith(USER_PREFIX):
+        raise ValueError(f'a client id does not begin with "{USER_PREFIX}": subjects of users do')
+    if _CLIENT_ID.fullmatch(text) is None:
+        raise ValueError("a client id has 1 to 64 letters, digits, dots, hyphens and underscores")
+    return ClientId(text)
+
+
+def parse_scope(text: str) -> tuple[str, ...]:
+    """The scopes that a space-separated ``scope`` parameter lists, each once (RFC 6749 s.3.3).
+
+    Raises InvalidScope where a character is none that a scope may have.
+    """
+    scopes = tuple(dict.fromkeys(part for part in text.split(" ") if part))
+    if not all(_SCOPE.fullmatch(scope) for scope in scopes):
+        raise InvalidScope("scope: a character that no scope may have")
+    return scopes
+
+
+def narrow_scope(requested: tuple[str, ...] | None, *allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """``requested``, or everything that all of ``allowed`` have where nothing was requested.
+
+    Raises InvalidScope where more is requested than every one of ``allowed`` has: a request narrows, it
+    never widens.
+    """
+    first, *others = allowed
+    granted = tuple(scope for scope in first if all(scope in other for other in others))
+    if requested is None:
+        return granted
+    beyond = [scope for scope in requested if scope not in granted]
+    if beyond:
+        raise InvalidScope("scope: more than this client may ask for here")
+    return requested
+
+
+def narrow_audience(requested: tuple[str, ...] | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """``requested``, or the first of ``allowed``; raises InvalidTarget for any other (RFC 8707 s.2)."""
+    if not requested:
+        return allowed[:1]
+    if any(audience not in allowed for audience in requested):
+        raise InvalidTarget("audience: this client has no such audience")
+    return tuple(dict.fromkeys(requested))

@@ -1,0 +1,69 @@
+"""The revocation log as its readers see it: entries in commit order, and the cursor between them."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from mintmark.core import base64url
+from mintmark.core.revocation import RevocationEvent
+from mintmark.core.timing import MAX_LEEWAY, Timing
+from mintmark.units import NumericDate
+
+_SEQ_BYTES: Final = 8
+_MARK_BYTES: Final = 8
+MARK_BYTES: Final = _MARK_BYTES
+"""Random bytes that every entry has, so that one ``seq`` of two histories can be told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in one log: after the entry ``seq``, whose random ``mark`` proves that it is that log's.
+
+    After a restore from a backup the same ``seq`` comes again with another mark, and a reader that holds
+    the old one is told so instead of missing what it never saw.
+    """
+
+    seq: int
+    mark: bytes
+
+    def text(self) -> str:
+        """The opaque form that readers hold: 22 characters of base64url."""
+        return base64url.encode(self.seq.to_bytes(_SEQ_BYTES) + self.mark)
+
+
+def parse_cursor(text: str) -> Cursor | None:
+    """The cursor that ``text`` is, or None where it is none of ours."""
+    try:
+        raw = base64url.decode(text)
+    except ValueError:
+        return None
+    if len(raw) != _SEQ_BYTES + _MARK_BYTES:
+        return None
+    return Cursor(int.from_bytes(raw[:_SEQ_BYTES]), raw[_SEQ_BYTES:])
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One committed revocation: what is denied, why, when, and the cursor behind it."""
+
+    cursor: Cursor
+    event: RevocationEvent
+    cause: str
+    at: NumericDate
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Entries in ``seq`` order; ``cursor`` continues behind them, ``complete`` says that nothing was left.
+
+    ``now`` is the store's time at which this was so.
+    """
+
+    entries: tuple[LogEntry, ...]
+    cursor: Cursor
+    complete: bool
+    now: NumericDate
+
+
+def denied_until(exp: NumericDate, timing: Timing) -> NumericDate:
+    """How long a token that expires at ``exp`` must stay on the log: until no verifier takes it any more."""
+    return NumericDate(exp + MAX_LEEWAY + timing.clock_skew)

@@ -1,0 +1,319 @@
+"""Refresh sessions: the token, the row, and the decision on a redemption (rules R1 to R7).
+
+A session has an Ed25519 pair of its own. The refresh token of generation *n* is its ``rid``, *n* and the
+signature of both, so the public half in the row recognises every generation that ever was as genuine
+without storing any, and a token made without the private half is no evidence of theft (R3). The private
+half stands in the row twice at most, sealed under keys derived from the newest token and from its parent:
+only who holds one of these can make the next, so a stolen database refreshes nothing (R4). A signature
+is deterministic, so a repeated answer is the same token byte for byte (R2 ii).
+
+Residual: a backup together with a token that was newest or parent at that time yields the private half.
+"""
+
+import hmac
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from mintmark.core import base64url, sealing
+from mintmark.core.timing import Timing
+from mintmark.units import ClientId, Issuer, Kid, NumericDate, Rid, Sub
+
+PREFIX: Final = "mmr_"
+"""What every refresh token begins with, so that scanners of source code find one that leaked."""
+FIRST: Final = 0
+"""The generation of the token that a login gives."""
+
+_RID_BYTES: Final = 16
+_GENERATION_BYTES: Final = 4
+_SIGNATURE_BYTES: Final = 64
+_TOKEN_BYTES: Final = _RID_BYTES + _GENERATION_BYTES + _SIGNATURE_BYTES
+_TOKEN_CHARACTERS: Final = len(PREFIX) + (_TOKEN_BYTES * 4 + 2) // 3
+_DOMAIN: Final = b"mintmark refresh token 1\x00"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RefreshToken:
+    """One generation's token. Its text is a secret: it is left out of ``repr`` on purpose."""
+
+    rid: Rid
+    generation: int
+    signature: bytes
+
+    def text(self) -> str:
+        """The token as its client holds it: 116 characters, opaque to it."""
+        raw = base64url.decode(self.rid) + self.generation.to_bytes(_GENERATION_BYTES) + self.signature
+        return PREFIX + base64url.encode(raw)
+
+
+def parse(text: str) -> RefreshToken | None:
+    """The token that ``text`` has the shape of, or None; says nothing about its signature."""
+    if len(text) != _TOKEN_CHARACTERS or not text.startswith(PREFIX):
+        return None
+    try:
+        raw = base64url.decode(text[len(PREFIX) :])
+    except ValueError:
+        return None
+    rid, rest = raw[:_RID_BYTES], raw[_RID_BYTES:]
+    return RefreshToken(
+        rid=Rid(base64url.encode(rid)),
+        generation=int.from_bytes(rest[:_GENERATION_BYTES]),
+        signature=rest[_GENERATION_BYTES:],
+    )
+
+
+class EndCause(StrEnum):
+    """Why a session ended; kept in its row and in the log."""
+
+    LOGOUT = "logout"
+    THEFT = "theft"
+    ADMIN = "admin"
+    USER_DISABLED = "user_disabled"
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - the name of a cause
+    CLIENT_REMOVED = "client_removed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Session:
+    """The one row of a session, whatever the number of its refreshes.
+
+    ``version`` rises with each change of who may refresh; the store takes a change only on the version
+    that it was decided on.
+    """
+
+    issuer: Issuer
+    rid: Rid
+    sub: Sub
+    client_id: ClientId
+    scope: tuple[str, ...]
+    audience: tuple[str, ...]
+    auth_time: NumericDate
+    amr: tuple[str, ...]
+    created_at: NumericDate
+    idle_until: NumericDate
+    expires_at: NumericDate
+    public_key: bytes
+    generation: int
+    sealed: bytes
+    """The private half under the key of the newest token."""
+    rotated_at: NumericDate
+    presented: bool = False
+    """Whether the newest token was presented: then its parent's holder is not the one who lost an answer."""
+    parent: int | None = None
+    parent_sealed: bytes | None = None
+    parent_spent_at: NumericDate | None = None
+    last_exp: NumericDate
+    """The latest ``exp`` of any access token of this session, fixed before it is minted (R5)."""
+    last_kid: Kid | None = None
+    version: int = 0
+    ended_at: NumericDate | None = None
+    end_cause: EndCause | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStart:
+    """What a login settles about its session."""
+
+    issuer: Issuer
+    sub: Sub
+    client_id: ClientId
+    scope: tuple[str, ...]
+    audience: tuple[str, ...]
+    amr: tuple[str, ...] = ("pwd",)
+
+
+# --- what a redemption comes to ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Redeem:
+    """Answer with ``token`` once the store has taken ``after`` in place of the session's row.
+
+    ``rotated`` tells a new generation from a repeated answer.
+    """
+
+    before: Session
+    after: Session
+    token: RefreshToken
+    rotated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stolen:
+    """A spent token came back: two parties hold this family, so it ends (RFC 9700 s.4.14.2)."""
+
+    rid: Rid
+
+
+@dataclass(frozen=True, slots=True)
+class FromTheFuture:
+    """A genuine generation above the row's: the store went back in time, nobody stole anything (R7)."""
+
+    rid: Rid
+
+
+class Refusal(StrEnum):
+    """Why a token redeems nothing and changes nothing; its client hears ``invalid_grant`` each time."""
+
+    UNKNOWN = "unknown"
+    FORGED = "forged"
+    ENDED = "ended"
+    EXPIRED = "expired"
+    OTHER_CLIENT = "other_client"
+
+
+Verdict = Redeem | Stolen | FromTheFuture | Refusal
+
+
+def start(
+    begin: SessionStart, *, rid: bytes, seed: bytes, timing: Timing, now: NumericDate
+) -> tuple[Session, RefreshToken]:
+    """A new session and its first token; ``rid`` is 16 random bytes and ``seed`` 32, each used once."""
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    token = _sign(private, Rid(base64url.encode(rid)), FIRST)
+    session = Session(
+        issuer=begin.issuer,
+        rid=token.rid,
+        sub=begin.sub,
+        client_id=begin.client_id,
+        scope=begin.scope,
+        audience=begin.audience,
+        auth_time=now,
+        amr=begin.amr,
+        created_at=now,
+        idle_until=NumericDate(now + min(timing.session_idle, timing.session_ttl)),
+        expires_at=NumericDate(now + timing.session_ttl),
+        public_key=private.public_key().public_bytes_raw(),
+        generation=FIRST,
+        sealed=_seal(seed, token),
+        rotated_at=now,
+        last_exp=now,
+    )
+    return session, token
+
+
+def decide(
+    session: Session | None, token: RefreshToken, client_id: ClientId, *, timing: Timing, now: NumericDate
+) -> Verdict:
+    """What the redemption of ``token`` by ``client_id`` comes to, with ``now`` the store's time.
+
+    The answer is only a proposal: of any number of proposals on one version the store takes one (R1).
+    """
+    if session is None:
+        return Refusal.UNKNOWN
+    if not _is_genuine(session, token):
+        return Refusal.FORGED
+    # From here the caller has held a token of this family.
+    if session.ended_at is not None:
+        return Refusal.ENDED
+    if now >= session.expires_at or now >= session.idle_until:
+        return Refusal.EXPIRED
+    if token.generation > session.generation:
+        return FromTheFuture(session.rid)
+    # A client that presents another's token has it from somewhere; it is refused without ending the
+    # session of a client that did nothing (RFC 6749 s.10.4).
+    if client_id != session.client_id:
+        return Refusal.OTHER_CLIENT
+    within_grace = now < session.rotated_at + timing.refresh_grace
+    if token.generation == session.generation:
+        if within_grace and session.generation != FIRST:
+            return _repeat(session, token, token, timing, now)
+        return _succeed(session, token, timing, now)
+    if token.generation == session.parent:
+        if within_grace:
+            return _repeat(
+                session, token, _sign(_unseal(session, token), token.rid, session.generation), timing, now
+            )
+        spent_at = session.parent_spent_at if session.parent_spent_at is not None else session.rotated_at
+        if not session.presented and now < spent_at + timing.refresh_retry:
+            return _succeed(session, token, timing, now)
+    return Stolen(session.rid)
+
+
+def with_access_token(redeem: Redeem, *, exp: NumericDate, kid: Kid) -> Redeem:
+    """``redeem`` with the access token that will go with it noted in the row, before it is minted (R5)."""
+    after = replace(redeem.after, last_exp=max(redeem.after.last_exp, exp), last_kid=kid)
+    return replace(redeem, after=after)
+
+
+def _succeed(session: Session, token: RefreshToken, timing: Timing, now: NumericDate) -> Redeem:
+    """Rotate: the presented token becomes the parent, whether it was the newest or has been already.
+
+    Where it has been already, its successor was never presented: that one is replaced, and counts as spent.
+    """
+    private = _unseal(session, token)
+    successor = _sign(private, token.rid, session.generation + 1)
+    seed = private.private_bytes_raw()
+    again = token.generation == session.parent
+    after = replace(
+        session,
+        generation=successor.generation,
+        sealed=_seal(seed, successor),
+        rotated_at=now,
+        presented=False,
+        parent=token.generation,
+        parent_sealed=session.parent_sealed if again else session.sealed,
+        parent_spent_at=session.parent_spent_at if again else now,
+        idle_until=_idle_until(session, timing, now),
+        version=session.version + 1,
+    )
+    return Redeem(before=session, after=after, token=successor, rotated=True)
+
+
+def _repeat(
+    session: Session, token: RefreshToken, answer: RefreshToken, timing: Timing, now: NumericDate
+) -> Redeem:
+    """Answer with the newest token again; the first presentation of that very token is noted."""
+    first_sight = token.generation == session.generation and not session.presented
+    after = replace(
+        session,
+        presented=session.presented or first_sight,
+        idle_until=_idle_until(session, timing, now),
+        version=session.version + first_sight,
+    )
+    return Redeem(before=session, after=after, token=answer, rotated=False)
+
+
+def _idle_until(session: Session, timing: Timing, now: NumericDate) -> NumericDate:
+    return min(NumericDate(max(session.idle_until, now + timing.session_idle)), session.expires_at)
+
+
+# --- the construction ------------------------------------------------------------------------------
+
+
+def _message(rid: Rid, generation: int) -> bytes:
+    return _DOMAIN + base64url.decode(rid) + generation.to_bytes(_GENERATION_BYTES)
+
+
+def _sign(private: Ed25519PrivateKey, rid: Rid, generation: int) -> RefreshToken:
+    return RefreshToken(rid, generation, private.sign(_message(rid, generation)))
+
+
+def _is_genuine(session: Session, token: RefreshToken) -> bool:
+    if not hmac.compare_digest(session.rid, token.rid):
+        return False
+    public = Ed25519PublicKey.from_public_bytes(session.public_key)
+    try:
+        public.verify(token.signature, _message(token.rid, token.generation))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _seal(seed: bytes, token: RefreshToken) -> bytes:
+    return sealing.seal_once(seed, secret=token.signature, context=_message(token.rid, token.generation))
+
+
+def _unseal(session: Session, token: RefreshToken) -> Ed25519PrivateKey:
+    """The private half, with the key that only the holder of ``token`` has.
+
+    Raises SealBroken where the row does not fit the token: it was tampered with or damaged.
+    """
+    sealed = session.sealed if token.generation == session.generation else session.parent_sealed
+    if sealed is None:
+        raise sealing.SealBroken
+    seed = sealing.unseal_once(sealed, secret=token.signature, context=_message(token.rid, token.generation))
+    return Ed25519PrivateKey.from_private_bytes(seed)

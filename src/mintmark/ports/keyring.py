@@ -1,0 +1,65 @@
+"""Where the key ring, the heartbeats and the timing settings are kept.
+
+- RING-1 Of any number of swaps that expect one generation exactly one is taken, on any nodes.
+- RING-2 A swap is taken whole or not at all, its log entries included.
+- RING-3 ``read`` shows one generation, never parts of two, with all heartbeats and the store's time.
+- RING-4 An issuer that nothing was written for reads as an empty ring of generation 0.
+- RING-5 A heartbeat carries the store's time, not the node's; leaving removes it.
+- RING-6 Of any number of first writers of the timing settings one is taken, and all read the same.
+- RING-7 A ``publish_until`` in the store is never lowered, whatever is swapped in.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mintmark.core.keyring import Member, Ring
+from mintmark.core.revocation import RevocationEvent
+from mintmark.units import Issuer, NodeId, NumericDate
+
+
+@dataclass(frozen=True, slots=True)
+class RingView:
+    """A ring, all heartbeat rows and the store's time, read together."""
+
+    ring: Ring
+    members: tuple[Member, ...]
+    now: NumericDate
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTiming:
+    """Timing settings (``document`` is JSON) and the generation that counts their changes, from 1."""
+
+    document: bytes
+    generation: int
+
+
+class KeyRingStore(Protocol):
+    """Compare-and-swap on a ring's generation, and what hangs on it."""
+
+    async def read(self, issuer: Issuer) -> RingView:
+        """The ring as it is."""
+        ...
+
+    async def swap(
+        self, expected: int, ring: Ring, *, events: tuple[tuple[RevocationEvent, str], ...] = ()
+    ) -> bool:
+        """Whether ``ring`` was taken in place of generation ``expected``, its events (each with its cause)
+        appended to the log in the same transaction. False: somebody else was first; read again."""
+        ...
+
+    async def beat(self, issuer: Issuer, node: NodeId, *, ring_generation: int) -> NumericDate:
+        """Write the heartbeat row of ``node``; the store's time that it now carries."""
+        ...
+
+    async def leave(self, issuer: Issuer, node: NodeId) -> None:
+        """Remove the heartbeat row: this node is no longer live. Its keys stay."""
+        ...
+
+    async def timing(self, issuer: Issuer) -> StoredTiming | None:
+        """The timing settings that the nodes of this issuer share."""
+        ...
+
+    async def swap_timing(self, issuer: Issuer, *, expected: int, document: bytes) -> bool:
+        """Whether ``document`` was taken in place of generation ``expected`` (0: there was none)."""
+        ...
