@@ -1,0 +1,296 @@
+"""What the value of a setting may be: one :class:`Kind` for each form, with the reason when it is not.
+
+A kind never repeats a value that could hold a secret (a URL with a password) in its reason.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+from urllib.parse import urlsplit
+
+from mintmark.units import Seconds, format_duration, parse_duration
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+_MAX_TEXT: Final = 2048
+_LOCAL_HOSTS: Final = frozenset({"localhost"})
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]+")
+_HOST: Final = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
+)
+_ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """A form of value: ``parse`` takes what TOML gave, ``from_text`` makes that of a variable's text.
+
+    Both raise ValueError with a reason that follows the key's name in a message.
+    """
+
+    label: str
+    parse: Callable[[object], T]
+    from_text: Callable[[str], object] = str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host (IPv6 without brackets) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """The form in which it is configured."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def shown(value: str, *, limit: int = 60) -> str:
+    """``value`` fit for one line of a message: control characters escaped, cut at ``limit``."""
+    cut = value[: limit + 1]
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return escaped if len(escaped) <= limit else escaped[:limit] + "…"
+
+
+def whole(low: int, high: int) -> Kind[int]:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(value: object) -> int:
+        # TOML's `true` is a Python int as well, and nobody means 1 by it.
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"must be a whole number, not {_form(value)}")
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return value
+
+    return Kind(f"whole number, {low} to {high}", parse, _number)
+
+
+def number_of(*choices: int) -> Kind[int]:
+    """One of a few whole numbers."""
+    listed = _listed(str(choice) for choice in choices)
+
+    def parse(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"must be a whole number, not {_form(value)}")
+        if value not in choices:
+            raise ValueError(f"must be {listed}")
+        return value
+
+    return Kind(listed, parse, _number)
+
+
+def choice(*choices: str, later: tuple[str, ...] = ()) -> Kind[str]:
+    """One of ``choices``; those of ``later`` are refused with the reason that they do not exist yet."""
+    listed = _listed(f'"{choice}"' for choice in choices)
+
+    def parse(value: object) -> str:
+        found = _text(value)
+        if found in later:
+            raise ValueError(f'"{found}" is not available yet; it must be {listed}')
+        if found not in choices:
+            raise ValueError(f'must be {listed}, not "{shown(found)}"')
+        return found
+
+    return Kind(listed, parse)
+
+
+def duration(low: str, high: str) -> Kind[Seconds]:
+    """A span from ``low`` to ``high``, written ``"15m"``."""
+    shortest, longest = parse_duration(low), parse_duration(high)
+
+    def parse(value: object) -> Seconds:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise ValueError('has no unit: write text like "30s", "15m" or "4h"')
+        written = _text(value)
+        if len(written) > 40:
+            raise ValueError("is too long for a duration")
+        span = parse_duration(written)
+        if not shortest <= span <= longest:
+            raise ValueError(f'must be from "{low}" to "{high}", not "{format_duration(span)}"')
+        return span
+
+    return Kind(f'duration, "{low}" to "{high}"', parse)
+
+
+def list_of(kind: Kind[U]) -> Kind[tuple[U, ...]]:
+    """A list of texts of ``kind``; in a variable they are separated by commas."""
+
+    def parse(value: object) -> tuple[U, ...]:
+        if not isinstance(value, list):
+            raise ValueError(f"must be a list, not {_form(value)}")
+        found: list[U] = []
+        for place, item in enumerate(value, start=1):
+            try:
+                found.append(kind.parse(item))
+            except ValueError as error:
+                raise ValueError(f"item {place} {error}") from None
+        return tuple(found)
+
+    return Kind(
+        f"list of {kind.label}",
+        parse,
+        lambda text: [item.strip() for item in text.split(",")] if text.strip() else [],
+    )
+
+
+def url(label: str, *, plain_http: bool) -> Kind[str]:
+    """An absolute http(s) URL without query, fragment, user or trailing slash.
+
+    Plain http is for loopback alone unless ``plain_http``. Two spellings of one URL are refused where
+    they can be (upper case, ``..``, ``%``, the default port), since URLs are compared byte for byte.
+    """
+
+    def parse(value: object) -> str:
+        written = _text(value)
+        if not written.isascii() or any(c in written for c in " \\%<>\"'`{}|^"):
+            raise ValueError("must be plain ASCII without spaces, quotes and percent signs")
+        try:
+            parts = urlsplit(written)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise ValueError("is not a URL") from None
+        if parts.scheme not in {"http", "https"} or not host or not written.startswith(parts.scheme):
+            raise ValueError('must be an absolute URL like "https://auth.example.com"')
+        if "@" in parts.netloc:
+            raise ValueError("must not hold a user or a password")
+        if "?" in written or "#" in written:
+            raise ValueError("must have no query and no fragment")
+        if written.endswith("/"):
+            raise ValueError("must not end with a slash")
+        _check_spelling(parts.netloc, parts.path, host, port, parts.scheme)
+        if parts.scheme == "http" and not plain_http and not is_loopback(host):
+            raise ValueError("must be https: plain http is for loopback alone")
+        return written
+
+    return Kind(label, parse)
+
+
+def store_url() -> Kind[str]:
+    """Where the store is; only ``sqlite:///path`` so far."""
+
+    def parse(value: object) -> str:
+        written = _text(value)
+        scheme, colon, rest = written.partition(":")
+        if not colon:
+            raise ValueError('must be a URL like "sqlite:///mintmark.db"')
+        if scheme == "postgresql":
+            raise ValueError('"postgresql:" is not available yet; use "sqlite:///mintmark.db"')
+        if scheme != "sqlite":
+            raise ValueError('must be a URL like "sqlite:///mintmark.db"')
+        path = rest.removeprefix("///")
+        if path == rest or path in {"", "/"} or path.startswith((":memory:", "file:")) or "?" in path:
+            raise ValueError('must name a file, like "sqlite:///mintmark.db" or "sqlite:////srv/mintmark.db"')
+        return written
+
+    return Kind('"sqlite:///path"', parse)
+
+
+def address() -> Kind[Address]:
+    """A host and a port to listen on."""
+
+    def parse(value: object) -> Address:
+        written = _text(value)
+        found = _ADDRESS.fullmatch(written)
+        host = (found["v6"] or found["host"]) if found else ""
+        if found is None or not (_is_ip(host, 6) if found["v6"] else _is_ip(host, 4) or _is_name(host)):
+            raise ValueError('must be a host and a port, like "127.0.0.1:8420" or "[::1]:8420"')
+        port = int(found["port"])
+        if not 1 <= port <= 65535:
+            raise ValueError("has a port outside 1 to 65535")
+        return Address(host, port)
+
+    return Kind('"host:port"', parse)
+
+
+def network() -> Kind[str]:
+    """An address or a network in CIDR form, in its one spelling."""
+
+    def parse(value: object) -> str:
+        written = _text(value)
+        try:
+            found = ipaddress.ip_network(written)
+        except ValueError:
+            raise ValueError('must be an address or a network, like "10.0.0.7" or "10.0.0.0/24"') from None
+        # Trusting every peer to say who it is means trusting nobody's address.
+        if found.prefixlen == 0:
+            raise ValueError("must not be every address")
+        return str(found)
+
+    return Kind("address or network", parse)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` can only be this machine."""
+    if host in _LOCAL_HOSTS:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_spelling(netloc: str, path: str, host: str, port: int | None, scheme: str) -> None:
+    bare = f"[{host}]" if ":" in host else host
+    if netloc not in {bare, f"{bare}:{port}"}:
+        raise ValueError("must have a host in lower case and a plain port")
+    if not (_is_ip(host, 6) if ":" in host else _is_ip(host, 4) or _is_name(host)):
+        raise ValueError("has no usable host")
+    if port == {"http": 80, "https": 443}[scheme]:
+        raise ValueError("must leave the default port out")
+    for segment in path.split("/")[1:]:
+        if segment in {".", ".."} or not _SEGMENT.fullmatch(segment):
+            raise ValueError("must have a plain path of letters, digits and .-_~")
+
+
+def _is_ip(host: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == version
+    except ValueError:
+        return False
+
+
+def _is_name(host: str) -> bool:
+    # A name that ends in a number would be read as an IPv4 address by some, and as a name by others.
+    return bool(_HOST.fullmatch(host)) and not host.rpartition(".")[2].isdigit()
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, not {_form(value)}")
+    if not value:
+        raise ValueError("must not be empty")
+    if len(value) > _MAX_TEXT:
+        raise ValueError("is too long")
+    if not value.isprintable():
+        raise ValueError("must not hold control characters")
+    return value
+
+
+def _number(text: str) -> object:
+    # What is no number stays text, and `parse` says so.
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
+def _form(value: object) -> str:
+    match value:
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case dict():
+            return "a table"
+        case _:
+            return "a date or time"
+
+
+def _listed(choices: Iterable[str]) -> str:
+    *first, last = choices
+    return f"{', '.join(first)} or {last}" if first else last

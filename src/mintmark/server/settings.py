@@ -1,0 +1,379 @@
+"""The settings of a node: one flat file, ``mintmark.toml``, each value overridable by a variable.
+
+:data:`KEYS` is the one list of them; reference documentation is generated from it. Every mistake is
+reported, one line each, with the place to mend it. The variable of ``access_ttl`` is
+``MINTMARK_ACCESS_TTL``.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from mintmark.core.timing import CROWDED_JWKS, Timing, broken_rules
+from mintmark.errors import ConfigurationError, ConfigurationErrors
+from mintmark.server.setting import (
+    Address,
+    Kind,
+    address,
+    choice,
+    duration,
+    list_of,
+    network,
+    number_of,
+    shown,
+    store_url,
+    url,
+    whole,
+)
+from mintmark.units import Issuer, Seconds, format_duration
+
+PREFIX: Final = "MINTMARK_"
+DEFAULT_FILE: Final = Path("mintmark.toml")
+
+OTHER_VARIABLES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "MINTMARK_CONFIG": "Path of the configuration file, where `--config` does not give it.",
+        "MINTMARK_VECTORS": "Folder of test vectors; read by the test suite only.",
+    }
+)
+"""Variables with our prefix that are no settings, and so no mistakes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that was configured, converted and found consistent."""
+
+    issuer: Issuer
+    store: str
+    """SQLAlchemy's form, ``sqlite:///path``, its path already relative to the right folder."""
+    bus: str
+    listen: Address
+    workers: int
+    trusted_proxies: tuple[str, ...]
+    key_mode: str
+    algorithm: str
+    rsa_bits: int
+    proof_urls: tuple[str, ...]
+    hash_workers: int
+    hash_queue: int
+    log_level: str
+    log_format: str
+    timing: Timing
+    warnings: tuple[str, ...]
+    """Sentences for the person who starts the node: allowed, but likely not what they want."""
+    sources: Mapping[str, str]
+    """For each key ``default``, ``mintmark.toml:3`` or the name of a variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting: its name in the file, form, default as it would be written there, and meaning."""
+
+    name: str
+    kind: Kind[Any]
+    default: object
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that overrides it."""
+        return PREFIX + self.name.upper()
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A key, what it means, what it is now and who said so."""
+
+    key: Key
+    value: str
+    source: str
+
+
+_TIMING: Final = Timing()
+
+
+def _span(name: str, low: str, high: str, meaning: str) -> Key:
+    return Key(name, duration(low, high), format_duration(getattr(_TIMING, name)), meaning)
+
+
+KEYS: Final[tuple[Key, ...]] = (
+    Key(
+        "issuer",
+        url("https URL (http for loopback)", plain_http=False),
+        "http://127.0.0.1:8420",
+        "The issuer: `iss` of every token and the URL that verifiers are given, compared byte for byte.",
+    ),
+    Key(
+        "store",
+        store_url(),
+        "sqlite:///mintmark.db",
+        "The database. A relative path starts at the folder of the configuration file, or at the working "
+        "directory where there is none; `sqlite:////srv/mintmark.db` is absolute.",
+    ),
+    Key(
+        "bus",
+        choice("none"),
+        "none",
+        "What wakes other nodes up when something changes. With `none` they ask the store.",
+    ),
+    Key("listen", address(), "127.0.0.1:8420", "Where the public endpoints listen."),
+    Key("workers", whole(1, 64), 1, "HTTP worker processes."),
+    Key(
+        "trusted_proxies",
+        list_of(network()),
+        [],
+        "Reverse proxies whose `X-Forwarded-*` headers are believed; those of all others are ignored.",
+    ),
+    Key(
+        "key_mode",
+        choice("own", later=("shared", "hsm")),
+        "own",
+        "Who holds signing keys. With `own` each node makes its own and keeps it in memory.",
+    ),
+    Key(
+        "algorithm",
+        choice("RS256", "PS256", "ES256", "EdDSA"),
+        "RS256",
+        "What keys sign with. RS256 is read by every verifier; about half of them refuse EdDSA.",
+    ),
+    Key("rsa_bits", number_of(2048, 3072, 4096), 2048, "Size of RSA keys; RS256 and PS256 only."),
+    Key(
+        "proof_urls",
+        list_of(url("http(s) URL", plain_http=True)),
+        [],
+        "Where a node reads its key back before it signs, if it cannot reach the issuer's URL itself: base "
+        "URLs, to which `/.well-known/jwks.json` is added.",
+    ),
+    _span("access_ttl", "1s", "1d", "The longest life of an access token."),
+    _span("rotate_every", "1s", "365d", "How long a key is meant to sign."),
+    _span(
+        "verifier_cache",
+        "1s",
+        "1d",
+        "The longest that any verifier of yours keeps a key set, whatever its headers say.",
+    ),
+    _span(
+        "jwks_max_age", "1s", "1d", "`max-age` of the key set: the longest that an HTTP cache keeps a copy."
+    ),
+    _span("propagation", "1s", "5m", "Lag of the store and of publication to allow for."),
+    _span(
+        "clock_skew",
+        "1s",
+        "30s",
+        "How far clocks of nodes may differ; a node further off does not mint. Verifiers allow 60 s for two.",
+    ),
+    _span("lease", "5s", "1h", "How long a node may sign without renewing its lease in the store."),
+    _span(
+        "feed_bound",
+        "5s",
+        "1d",
+        "How long a verifier may be without the revocation feed before it counts as cut off.",
+    ),
+    Key("signers", whole(1, 1000), _TIMING.signers, "Nodes with a signing key; others mint through them."),
+    Key(
+        "jwks_limit",
+        whole(3, 3000),
+        _TIMING.jwks_limit,
+        "The most public keys of an issuer. Some gateways stop at 10, at 8 KiB, at 50 or at 100 keys.",
+    ),
+    _span(
+        "refresh_grace", "1s", "5m", "How long a refresh that is repeated gets the same refresh token again."
+    ),
+    _span(
+        "refresh_retry",
+        "1s",
+        "7d",
+        "How long a refresh token may be presented again if its successor was never used, because the "
+        "answer may have been lost.",
+    ),
+    _span("session_idle", "1m", "365d", "A session that was not refreshed for this long is over."),
+    _span("session_ttl", "1m", "400d", "A session this old is over, however busy it is."),
+    Key("hash_workers", whole(1, 64), 2, "Threads that hash passwords, in each worker process."),
+    Key(
+        "hash_queue",
+        whole(1, 10_000),
+        64,
+        "Passwords that may wait for such a thread; further log-ins are answered with 503.",
+    ),
+    Key("log_level", choice("debug", "info", "warning", "error"), "info", "The least level that is logged."),
+    Key(
+        "log_format",
+        choice("auto", "json", "console"),
+        "auto",
+        "Form of log lines; `auto` is `console` on a terminal and `json` elsewhere.",
+    ),
+)
+"""Every setting, in the order of the reference."""
+
+_BY_NAME: Final = {key.name: key for key in KEYS}
+_BY_VARIABLE: Final = {key.variable: key for key in KEYS}
+_TIMING_NAMES: Final = tuple(field.name for field in fields(Timing))
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of the file at ``path`` and of the variables in ``environ``.
+
+    Without ``path`` the file is the one that ``MINTMARK_CONFIG`` names, or ``mintmark.toml`` in the
+    working directory if there is one. Raises ConfigurationErrors, which lists every mistake.
+    """
+    if path is None and "MINTMARK_CONFIG" in environ:
+        path = Path(environ["MINTMARK_CONFIG"])
+    if path is None:
+        if not DEFAULT_FILE.is_file():
+            return read({}, environ)
+        path = DEFAULT_FILE
+    name = shown(str(path), limit=4096)
+    try:
+        text = path.read_text("utf-8")
+        document = tomllib.loads(text)
+    # A path may be no path at all (a NUL in it), which is a ValueError as well.
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigurationErrors(
+            (ConfigurationError("configuration file", _unread(error), where=name),)
+        ) from None
+    return read(document, environ, folder=path.parent, name=name, line=lambda key: _line(text, key))
+
+
+def read(
+    document: Mapping[str, object],
+    environ: Mapping[str, str],
+    *,
+    folder: Path = Path(),
+    name: str = str(DEFAULT_FILE),
+    line: Callable[[str], int] = lambda _: 0,
+) -> Settings:
+    """The settings of a file that is already parsed; ``line`` tells where in it a key stands, or 0.
+
+    Pure. Raises ConfigurationErrors, which lists every mistake.
+    """
+
+    def place(key: str) -> str:
+        return f"{name}:{line(key)}" if line(key) else name
+
+    mistakes = [*_unknown_keys(document, place), *_unknown_variables(environ)]
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    wrong: set[str] = set()
+    for key in KEYS:
+        given: list[tuple[str, str, object]] = [("default", key.name, key.default)]
+        if key.name in document:
+            given.append((place(key.name), key.name, document[key.name]))
+        if key.variable in environ:
+            given.append((key.variable, key.variable, key.kind.from_text(environ[key.variable])))
+        # The later one counts, but an overridden mistake in the file is a mistake still.
+        for source, spoken, written in given:
+            try:
+                values[key.name] = key.kind.parse(written)
+            except ValueError as error:
+                where = "environment" if source == key.variable else source
+                mistakes.append(ConfigurationError(spoken, str(error), where=where))
+                wrong.add(key.name)
+            sources[key.name] = source
+    timing = Timing(**{key: values.pop(key) for key in _TIMING_NAMES})
+    mistakes += _contradictions(timing, wrong, sources)
+    if mistakes:
+        raise ConfigurationErrors(tuple(mistakes))
+    values["store"] = _placed(values["store"], folder)
+    return Settings(
+        **values, timing=timing, warnings=tuple(_warnings(timing, sources)), sources=MappingProxyType(sources)
+    )
+
+
+def describe(settings: Settings) -> tuple[Description, ...]:
+    """Every key with its present value, as it would be written, and the source of that value."""
+    return tuple(Description(key, written(_value(settings, key)), settings.sources[key.name]) for key in KEYS)
+
+
+def written(value: object) -> str:
+    """``value`` as TOML, whether it is a default of :data:`KEYS` or a value of :class:`Settings`."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(value)
+        case list() | tuple():
+            return f"[{', '.join(written(item) for item in value)}]"
+        case _:
+            return f'"{value}"'
+
+
+def _value(settings: Settings, key: Key) -> object:
+    if key.name not in _TIMING_NAMES:
+        return getattr(settings, key.name)
+    value: int = getattr(settings.timing, key.name)
+    # A default that is text means that the key is a span.
+    return format_duration(Seconds(value)) if isinstance(key.default, str) else value
+
+
+def _unknown_keys(
+    document: Mapping[str, object], place: Callable[[str], str]
+) -> Iterable[ConfigurationError]:
+    for name, value in document.items():
+        if name in _BY_NAME:
+            continue
+        reason = "is not a setting" + _near(name, _BY_NAME)
+        if isinstance(value, dict):
+            reason = "is a table, but settings are flat: write them at the top of the file, without one"
+        yield ConfigurationError(shown(name), reason, where=place(name))
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterable[ConfigurationError]:
+    known = [*_BY_VARIABLE, *OTHER_VARIABLES]
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            yield ConfigurationError(
+                shown(name), "is not a setting" + _near(name, known), where="environment"
+            )
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _contradictions(
+    timing: Timing, wrong: set[str], sources: Mapping[str, str]
+) -> Iterable[ConfigurationError]:
+    for rule in broken_rules(timing):
+        # A rule over a value that could not be read would speak of a default that nobody chose.
+        if wrong.isdisjoint(rule.settings):
+            key = next((name for name in rule.settings if sources[name] != "default"), rule.settings[0])
+            source = sources[key]
+            where = "environment" if source == _BY_NAME[key].variable else source
+            spoken = source if where == "environment" else key
+            yield ConfigurationError(spoken, rule.message, where=where)
+
+
+def _warnings(timing: Timing, sources: Mapping[str, str]) -> Iterable[str]:
+    # The default is past this mark too, but reaching it takes eight signers; the key ring warns then.
+    if timing.jwks_limit >= CROWDED_JWKS and sources["jwks_limit"] != "default":
+        yield f"jwks_limit = {timing.jwks_limit}: some gateways refuse sets of {CROWDED_JWKS} keys or more"
+
+
+def _placed(store: str, folder: Path) -> str:
+    # joinpath leaves an absolute path as it is.
+    return f"sqlite:///{folder / store.removeprefix('sqlite:///')}"
+
+
+def _line(text: str, key: str) -> int:
+    found = re.search(rf"""^[ \t]*(["']?){re.escape(key)}\1[ \t]*=""", text, re.MULTILINE)
+    return text.count("\n", 0, found.start()) + 1 if found else 0
+
+
+def _unread(error: Exception) -> str:
+    match error:
+        case OSError():
+            return f"cannot be read: {error.strerror or type(error).__name__}"
+        case UnicodeDecodeError():
+            return "is not UTF-8"
+        case tomllib.TOMLDecodeError():
+            return f"is not TOML: {shown(str(error))}"
+        case RecursionError():
+            return "is not a configuration: it is nested too deeply"
+        case _:
+            return "cannot be read"

@@ -1,0 +1,387 @@
+"""How settings are read, and what is said about mistakes."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mintmark.core.timing import CROWDED_JWKS, RULES, Timing, broken_rules
+from mintmark.errors import ConfigurationError, ConfigurationErrors
+from mintmark.server.setting import Address, is_loopback
+from mintmark.server.settings import KEYS, OTHER_VARIABLES, Settings, describe, load, read, written
+
+NAMES = [key.name for key in KEYS]
+
+
+def mistakes(document=None, environ=None) -> list[str]:
+    with pytest.raises(ConfigurationErrors) as raised:
+        read(document or {}, environ or {})
+    return str(raised.value).splitlines()
+
+
+def test_nothing_configured_is_one_node_on_sqlite():
+    """Without a file and without variables every value is the default, and nothing is warned about."""
+    settings = read({}, {})
+    assert settings.issuer == "http://127.0.0.1:8420"
+    assert settings.store == "sqlite:///mintmark.db"
+    assert settings.listen == Address("127.0.0.1", 8420)
+    assert settings.timing == Timing()
+    assert settings.warnings == ()
+    assert set(settings.sources.values()) == {"default"}
+
+
+def test_every_setting_is_a_field_and_every_field_a_setting():
+    """Settings and Timing together hold exactly the keys of the table."""
+    held = {field.name for field in fields(Settings)} - {"timing", "warnings", "sources"}
+    assert held | {field.name for field in fields(Timing)} == set(NAMES)
+    assert len(set(NAMES)) == len(NAMES)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=NAMES)
+def test_every_setting_says_what_it_means(key):
+    """A key has a meaning that is a sentence, and a default that its own form accepts."""
+    assert key.meaning.endswith(".")
+    assert key.kind.label
+    key.kind.parse(key.default)
+
+
+def test_description_can_be_written_back_as_a_file():
+    """What describe prints, written into a file, gives the same settings."""
+    first = read(
+        {"signers": 2, "trusted_proxies": ["10.0.0.0/8"], "listen": "[::1]:80", "session_ttl": "2000h"}, {}
+    )
+    text = "\n".join(f"{line.key.name} = {line.value}" for line in describe(first))
+    second = read(tomllib.loads(text), {})
+    assert describe(second) == tuple(
+        type(line)(line.key, line.value, "mintmark.toml") for line in describe(first)
+    )
+    assert second.timing == first.timing
+
+
+# --- where values come from --------------------------------------------------------------------
+
+
+def test_variable_overrides_file_and_file_overrides_default(tmp_path: Path):
+    """A variable wins over the file, the file over the default, and each says where it came from."""
+    path = tmp_path / "mintmark.toml"
+    path.write_text('# comment\nworkers = 2\naccess_ttl = "10m"\n')
+    settings = load(path, {"MINTMARK_WORKERS": "3"})
+    assert (settings.workers, settings.timing.access_ttl) == (3, 600)
+    assert settings.sources["workers"] == "MINTMARK_WORKERS"
+    assert settings.sources["access_ttl"] == f"{path}:3"
+    assert settings.sources["signers"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "variable"),
+    [
+        ("workers", 4, "4"),
+        ("rsa_bits", 3072, "3072"),
+        ("access_ttl", "90s", "90s"),
+        ("algorithm", "ES256", "ES256"),
+        ("listen", "0.0.0.0:80", "0.0.0.0:80"),
+        (
+            "proof_urls",
+            ["http://10.0.0.5:8420", "https://a.example"],
+            "http://10.0.0.5:8420, https://a.example",
+        ),
+        ("proof_urls", [], ""),
+        ("issuer", "https://auth.example.com/eu", "https://auth.example.com/eu"),
+    ],
+)
+def test_variable_means_what_the_file_means(key, file, variable):
+    """The text of a variable gives the same value as the file's own form."""
+    from_file, from_variable = read({key: file}, {}), read({}, {f"MINTMARK_{key.upper()}": variable})
+    assert {line.key.name: line.value for line in describe(from_file)} == {
+        line.key.name: line.value for line in describe(from_variable)
+    }
+
+
+def test_file_is_found_by_argument_then_variable_then_working_directory(tmp_path, monkeypatch):
+    """An explicit path wins over MINTMARK_CONFIG, which wins over ./mintmark.toml."""
+    for name, workers in (("a", 2), ("b", 3), ("mintmark", 4)):
+        (tmp_path / f"{name}.toml").write_text(f"workers = {workers}")
+    monkeypatch.chdir(tmp_path)
+    environ = {"MINTMARK_CONFIG": str(tmp_path / "b.toml")}
+    assert load(tmp_path / "a.toml", environ).workers == 2
+    assert load(None, environ).workers == 3
+    assert load(None, {}).workers == 4
+    (tmp_path / "mintmark.toml").unlink()
+    assert load(None, {}).workers == 1
+
+
+def test_relative_store_lies_beside_the_file(tmp_path: Path):
+    """A relative path starts at the file's folder, wherever it was given; an absolute one stays."""
+    path = tmp_path / "mintmark.toml"
+    path.write_text('store = "sqlite:///state/m.db"')
+    assert load(path, {}).store == f"sqlite:///{tmp_path}/state/m.db"
+    assert load(path, {"MINTMARK_STORE": "sqlite:///n.db"}).store == f"sqlite:///{tmp_path}/n.db"
+    assert load(path, {"MINTMARK_STORE": "sqlite:////srv/n.db"}).store == "sqlite:////srv/n.db"
+    assert read({}, {}).store == "sqlite:///mintmark.db"
+
+
+# --- mistakes ----------------------------------------------------------------------------------
+
+
+def test_all_mistakes_are_shown_with_the_place_to_mend_them(tmp_path: Path):
+    """One line for each mistake: file and line or environment, the key, the reason."""
+    path = tmp_path / "m.toml"
+    path.write_text('acess_ttl = "15m"\nlease = 120\n\n"workers" = true\n[keys]\nlease = 1\n')
+    with pytest.raises(ConfigurationErrors) as raised:
+        load(
+            path, {"MINTMARK_SIGNER": "2", "MINTMARK_LOG_LEVEL": "loud", "MINTMARK_VECTORS": "x", "PATH": "x"}
+        )
+    assert str(raised.value).splitlines() == [
+        f"{path}:1: acess_ttl: is not a setting; did you mean access_ttl?",
+        f"{path}: keys: is a table, but settings are flat: write them at the top of the file, without one",
+        "environment: MINTMARK_SIGNER: is not a setting; did you mean MINTMARK_SIGNERS?",
+        f"{path}:4: workers: must be a whole number, not true or false",
+        f'{path}:2: lease: has no unit: write text like "30s", "15m" or "4h"',
+        'environment: MINTMARK_LOG_LEVEL: must be "debug", "info", "warning" or "error", not "loud"',
+    ]
+    assert [mistake.key for mistake in raised.value.mistakes[:2]] == ["acess_ttl", "keys"]
+    assert isinstance(raised.value, ConfigurationError)
+    assert raised.value.key == "acess_ttl"
+
+
+def test_a_mistake_in_the_file_is_shown_though_a_variable_overrides_it():
+    """Overriding a wrong value does not hide that it is wrong."""
+    assert mistakes({"workers": 0}, {"MINTMARK_WORKERS": "2"}) == [
+        "mintmark.toml: workers: must be from 1 to 64"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ({"jwks_max_age": "11m"}, "jwks_max_age: jwks_max_age <= verifier_cache"),
+        ({"access_ttl": "4h"}, "access_ttl: rotate_every > ("),
+        ({"rotate_every": "20m"}, "rotate_every: rotate_every > ("),
+        ({"feed_bound": "3m"}, "feed_bound: lease + 2 x clock_skew + 10s <= feed_bound"),
+        ({"signers": 9}, "signers: 3 x signers <= jwks_limit"),
+        ({"jwks_limit": 23}, "jwks_limit: 3 x signers <= jwks_limit"),
+        ({"session_idle": "100d"}, "session_idle: session_idle <= session_ttl"),
+    ],
+)
+def test_contradiction_names_the_setting_that_was_written(document, named):
+    """F12: the first setting of a broken rule that is not a default is the one to mend."""
+    (line,) = mistakes(document)
+    assert line.startswith(f"mintmark.toml: {named}")
+    ((name, value),) = document.items()
+    assert f"{name} = {written(value)}" in line
+
+
+def test_contradiction_of_a_variable_names_the_variable():
+    """A rule that a variable breaks is reported under the variable's name."""
+    (line,) = mistakes({}, {"MINTMARK_SIGNERS": "9"})
+    assert line.startswith("environment: MINTMARK_SIGNERS: 3 x signers")
+
+
+def test_rule_over_a_value_that_could_not_be_read_is_not_judged():
+    """A wrong lease is reported once, and not as a contradiction of its default as well."""
+    (line,) = mistakes({"lease": "soon", "feed_bound": "1m"})
+    assert line.startswith("mintmark.toml: lease: 'soon' is not a duration: write a whole number and a unit")
+
+
+@pytest.mark.parametrize(
+    ("written_as", "reason"),
+    [
+        ("auth.example.com", "must be an absolute URL"),
+        ("ftp://auth.example.com", "must be an absolute URL"),
+        ("https://", "must be an absolute URL"),
+        ("HTTPS://auth.example.com", "must be an absolute URL"),
+        ("https://auth.example.com/", "must not end with a slash"),
+        ("https://auth.example.com?", "must have no query and no fragment"),
+        ("https://auth.example.com#a", "must have no query and no fragment"),
+        ("https://u:geheim@auth.example.com", "must not hold a user or a password"),
+        ("https://Auth.example.com", "lower case"),
+        ("https://auth.example.com:443", "must leave the default port out"),
+        ("https://auth.example.com:0443", "a plain port"),
+        ("https://auth.example.com:", "a plain port"),
+        ("https://auth.example.com:99999", "is not a URL"),
+        ("https://auth.example.com/a/../b", "must have a plain path"),
+        ("https://auth.example.com//b", "must have a plain path"),
+        ("https://auth.example.com/%61", "must be plain ASCII"),
+        ("https://auth.example.com /a", "must be plain ASCII"),
+        ("https://auth.example.com\n", "must not hold control characters"),
+        ("https://ä.example.com", "must be plain ASCII"),
+        ("https://-a.example.com", "has no usable host"),
+        ("https://1.2.3", "has no usable host"),
+        ("https://[::1", "is not a URL"),
+        ("http://auth.example.com", "must be https"),
+        ("http://localhost.example.com", "must be https"),
+        ("http://10.0.0.1", "must be https"),
+        ("", "must not be empty"),
+        ("https://" + "a" * 3000, "is too long"),
+    ],
+)
+def test_issuer_has_one_spelling(written_as, reason):
+    """JM4: an issuer that could be written in another way, or read in clear, is refused, and not echoed."""
+    (line,) = mistakes({"issuer": written_as})
+    assert reason in line
+    assert "geheim" not in line
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "https://auth.example.com",
+        "https://auth.example.com:8443/realms/eu-1",
+        "http://localhost:8420",
+        "http://127.0.0.1:8420",
+        "http://[::1]:8420",
+        "https://192.0.2.7",
+        "https://auth",
+    ],
+)
+def test_issuer_is_kept_byte_for_byte(issuer):
+    """JM4: what was configured is the issuer, unchanged."""
+    assert read({"issuer": issuer}, {}).issuer == issuer
+
+
+def test_proof_url_may_be_plain_http_inside():
+    """A node may read its key back over the internal network, which the issuer's own URL never is."""
+    assert read({"proof_urls": ["http://10.0.0.5:8420"]}, {}).proof_urls == ("http://10.0.0.5:8420",)
+    (line,) = mistakes({"proof_urls": ["http://10.0.0.5:8420", "10.0.0.6"]})
+    assert "item 2 must be an absolute URL" in line
+
+
+@pytest.mark.parametrize(
+    ("store", "reason"),
+    [
+        ("memory:", "must be a URL"),
+        ("sqlite://", "must name a file"),
+        ("sqlite:///", "must name a file"),
+        ("sqlite:///:memory:", "must name a file"),
+        ("sqlite:///file:x?mode=memory", "must name a file"),
+        ("sqlite:///m.db?mode=ro", "must name a file"),
+        ("postgresql://u:geheim@db/m", "not available yet"),
+        ("mysql://u:geheim@db/m", "must be a URL like"),
+        ("mintmark.db", "must be a URL like"),
+    ],
+)
+def test_store_is_a_file_that_survives(store, reason):
+    """I7: no store is accepted that forgets; the URL, which may hold a password, is not repeated."""
+    (line,) = mistakes({"store": store})
+    assert reason in line
+    assert "geheim" not in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("listen", "8420", "must be a host and a port"),
+        ("listen", "::1:8420", "must be a host and a port"),
+        ("listen", "127.0.0.1:0", "has a port outside"),
+        ("listen", "127.0.0.1:70000", "has a port outside"),
+        ("listen", "[127.0.0.1]:80", "must be a host and a port"),
+        ("listen", "a b:80", "must be a host and a port"),
+        ("algorithm", "HS256", "must be"),
+        ("algorithm", "none", "must be"),
+        ("algorithm", "rs256", "must be"),
+        ("rsa_bits", 1024, "must be 2048, 3072 or 4096"),
+        ("rsa_bits", "2048", "must be a whole number, not text"),
+        ("key_mode", "shared", '"shared" is not available yet'),
+        ("workers", 1.0, "must be a whole number, not a number"),
+        ("access_ttl", 900, "has no unit"),
+        ("access_ttl", "0s", 'must be from "1s" to "1d"'),
+        ("access_ttl", "25h", 'must be from "1s" to "1d"'),
+        ("access_ttl", "9" * 50 + "s", "is too long for a duration"),
+        ("clock_skew", "31s", 'must be from "1s" to "30s"'),
+        ("trusted_proxies", "10.0.0.1", "must be a list, not text"),
+        ("trusted_proxies", ["*"], "must be an address or a network"),
+        ("trusted_proxies", ["0.0.0.0/0"], "must not be every address"),
+        ("trusted_proxies", ["10.0.0.1/8"], "must be an address or a network"),
+    ],
+)
+def test_wrong_value_is_refused_with_its_reason(key, value, reason):
+    """KY1, CK7, TC4: weak keys, trusting everybody, and lifetimes past the maximum are refused."""
+    (line,) = mistakes({key: value})
+    assert line.startswith(f"mintmark.toml: {key}: ")
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    "name", ["config.toml", "folder", "bad.toml", "latin.toml", "deep.toml", "nul\0.toml"]
+)
+def test_unreadable_file_is_one_clear_mistake(tmp_path: Path, name):
+    """A file that is missing, a folder, no TOML, no UTF-8 or a bomb stops the start with one line."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "bad.toml").write_text("workers = \n")
+    (tmp_path / "latin.toml").write_bytes(b'issuer = "\xe4"')
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    with pytest.raises(ConfigurationErrors) as raised:
+        load(tmp_path / name, {})
+    (line,) = str(raised.value).splitlines()
+    assert ": configuration file: " in line
+
+
+def test_crowded_key_set_is_a_warning():
+    """A limit of sixteen keys or more, once somebody chose it, is worth a sentence and no refusal."""
+    assert read({"jwks_limit": CROWDED_JWKS, "signers": 5}, {}).warnings
+    assert not read({"jwks_limit": CROWDED_JWKS - 1, "signers": 5}, {}).warnings
+
+
+def test_loopback_is_this_machine_alone():
+    """Names that merely look local are not loopback."""
+    assert all(map(is_loopback, ["localhost", "127.0.0.1", "127.9.9.9", "::1"]))
+    assert not any(
+        map(is_loopback, ["localhost.example", "127.0.0.1.example", "0.0.0.0", "10.0.0.1", "::", ""])
+    )
+
+
+# --- properties --------------------------------------------------------------------------------
+
+
+def outcome(attempt: Callable[[], Settings]) -> Settings | str:
+    """The settings, or the text of the mistakes, which is one printable line for each."""
+    try:
+        return attempt()
+    except ConfigurationErrors as errors:
+        lines = str(errors).split("\n")
+        sound = len(lines) == len(errors.mistakes) > 0 and all(map(str.isprintable, lines))
+        return str(errors) if sound else pytest.fail(repr(lines))
+
+
+_JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+_LIKELY = st.sampled_from(
+    ["15m", "1s", "400d", "https://a.example", "own", "none", "1", "10.0.0.0/8", 3, 2048, []]
+)
+_KEY = st.sampled_from(NAMES) | st.text()
+
+
+@given(
+    st.dictionaries(_KEY, _JUNK | _LIKELY),
+    st.dictionaries(_KEY | st.sampled_from([*OTHER_VARIABLES]), st.text()),
+)
+def test_junk_gives_settings_or_mistakes_and_nothing_else(document, variables):
+    """Whatever file and variables hold, the answer is sound settings or one printable line a mistake."""
+    environ = {f"MINTMARK_{name.upper()}": value for name, value in variables.items()}
+    settings = outcome(lambda: read(document, environ))
+    assert isinstance(settings, str) or broken_rules(settings.timing) == ()
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_junk_file_gives_settings_or_mistakes_and_nothing_else(tmp_path_factory, content):
+    """Whatever bytes the file holds, the answer is settings or mistakes."""
+    path = tmp_path_factory.getbasetemp() / "junk.toml"
+    path.write_bytes(content)
+    outcome(lambda: load(path, {}))
+
+
+@given(st.fixed_dictionaries({name: st.integers(1, 30) for name in {n for r in RULES for n in r.settings}}))
+def test_settings_never_break_a_rule(values):
+    """No combination of single values gets past the rules between them."""
+    document = {
+        name: value if name in {"signers", "jwks_limit"} else f"{value}m" for name, value in values.items()
+    }
+    settings = outcome(lambda: read(document, {}))
+    assert isinstance(settings, str) or broken_rules(settings.timing) == ()
