@@ -1,0 +1,68 @@
+"""What every test shares: hypothesis profiles, the event loop, the vectors, and a check for leftovers."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# No deadlines: on a busy machine they would measure the machine. The database of failures stays off, so
+# that a run depends on nothing that an earlier one left; the printed blob repeats a failure anywhere.
+settings.register_profile(
+    "dev",
+    deadline=None,
+    max_examples=50,
+    print_blob=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("ci", settings.get_profile("dev"), max_examples=100, derandomize=False)
+settings.register_profile("soak", settings.get_profile("ci"), max_examples=5_000, stateful_step_count=200)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
+)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of asynchronous tests."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The folder of published test vectors; absent ones fail in CI and skip elsewhere."""
+    folder = Path(os.environ.get("MINTMARK_VECTORS") or ROOT.parent / "shared" / "vectors")
+    if not folder.is_dir():
+        missing = f"no vectors in {folder}: set MINTMARK_VECTORS"
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    return folder
+
+
+def children() -> dict[int, str]:
+    """The running child processes of this one, with their command lines."""
+    found: dict[int, str] = {}
+    for listed in Path("/proc/self/task").glob("*/children"):
+        for pid in listed.read_text().split():
+            try:
+                command = (
+                    Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
+            except OSError:
+                continue
+            # An empty command line is a process that has ended and is not yet waited for.
+            if command and "multiprocessing.resource_tracker" not in command:
+                found[int(pid)] = command.strip()
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """After the last test nothing that a test started is still running."""
+    before = set(children())
+    yield
+    left = {pid: command for pid, command in children().items() if pid not in before}
+    assert not left, f"tests left processes running: {left}"
