@@ -1,0 +1,203 @@
+"""JSON Web Signatures in compact form, signed and taken apart (RFC 7515, RFC 7518 s.3, RFC 8037 s.3.1).
+
+The JSON serialization, detached payloads and every header parameter that brings a key or changes what
+the bytes mean do not exist here. Parsing needs no key and trusts nothing; :func:`verify` needs a key
+that is already pinned to its algorithm, so a token never chooses how it is checked.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS, PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from mintmark.core import base64url, jwk, strict_json
+from mintmark.core.algorithm import Algorithm as Algorithm  # noqa: PLC0414 - part of this module's interface
+from mintmark.core.jwk import PublicKey
+from mintmark.core.refusal import Code
+from mintmark.errors import InvalidToken
+from mintmark.units import Kid
+
+PrivateKeyObject: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
+
+MAX_SIZE: Final = 8192
+"""The default limit of a token, in characters."""
+
+FORBIDDEN: Final = frozenset({"crit", "b64", "zip", "enc", "jwk", "jku", "x5u", "x5c"})
+"""Header parameters that are refused, not ignored: an extension that must be understood (``crit``,
+``b64``), another form (``zip``, ``enc``), or a key that the sender chose (the others; RFC 8725 s.3.10)."""
+
+# Made once: each costs as much to construct as a claim to check. RFC 7518 s.3.5: the salt is as long
+# as the hash.
+_SHA256: Final = SHA256()
+_PKCS1: Final = PKCS1v15()
+_PSS: Final = PSS(MGF1(_SHA256), 32)
+_ECDSA: Final = ECDSA(_SHA256)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class Header(msgspec.Struct, frozen=True, gc=False):
+    """A JOSE header that asks for nothing we refuse.
+
+    ``typ`` is a media type in lower case without ``application/`` (RFC 7515 s.4.1.9), so ``AT+JWT`` and
+    ``application/at+jwt`` are both ``at+jwt``. ``members`` is the whole header, read-only.
+    """
+
+    alg: Algorithm
+    kid: Kid | None
+    typ: str | None
+    members: Mapping[str, Any]
+
+
+class Jws(msgspec.Struct, frozen=True):
+    """A compact JWS in its parts; nothing of it is verified."""
+
+    header: Header
+    payload: bytes
+    signing_input: bytes
+    signature: bytes
+
+
+# --- making --------------------------------------------------------------------------------------
+
+
+def signing_input(header: Mapping[str, Any], payload: bytes) -> bytes:
+    """What is signed (RFC 7515 s.5.1): ``header`` as compact JSON, a dot, ``payload``, both base64url."""
+    return f"{base64url.encode(_ENCODER.encode(dict(header)))}.{base64url.encode(payload)}".encode()
+
+
+def sign(alg: Algorithm, private_key: PrivateKeyObject, message: bytes) -> bytes:
+    """The JWS signature of ``message``; for ES256 it is r and s, 32 octets each (RFC 7518 s.3.4).
+
+    Raises ValueError when ``private_key`` does not fit ``alg``.
+    """
+    match alg, private_key:
+        case Algorithm.RS256, RSAPrivateKey():
+            return private_key.sign(message, _PKCS1, _SHA256)
+        case Algorithm.PS256, RSAPrivateKey():
+            return private_key.sign(message, _PSS, _SHA256)
+        case Algorithm.ES256, EllipticCurvePrivateKey() if isinstance(private_key.curve, SECP256R1):
+            r, s = decode_dss_signature(private_key.sign(message, _ECDSA))
+            return r.to_bytes(32) + s.to_bytes(32)
+        case Algorithm.EDDSA, Ed25519PrivateKey():
+            return private_key.sign(message)
+    raise ValueError(f"the private key does not fit {alg.value}")
+
+
+def compact(message: bytes, signature: bytes) -> str:
+    """The compact serialization of a signing input and its signature."""
+    return f"{message.decode()}.{base64url.encode(signature)}"
+
+
+# --- checking ------------------------------------------------------------------------------------
+
+
+def verify(key: PublicKey, message: bytes, signature: bytes) -> None:
+    """Return if ``signature`` is ``key``'s over ``message`` under the key's own algorithm.
+
+    Raises InvalidToken (``bad_signature``) otherwise. An ES256 signature has a second valid form,
+    (r, n - s): both are accepted, as RFC 7518 s.3.4 demands, so a token is never known by its signature.
+    """
+    try:
+        match key.alg:
+            case Algorithm.RS256:
+                key.key.verify(signature, message, _PKCS1, _SHA256)  # type: ignore[call-arg,arg-type]
+                return
+            case Algorithm.ES256:
+                # Exactly r and s: the library wants DER, and DER must never come in from outside.
+                if len(signature) == 64:
+                    der = encode_dss_signature(int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
+                    key.key.verify(der, message, _ECDSA)  # type: ignore[call-arg,arg-type]
+                    return
+            case Algorithm.EDDSA:
+                key.key.verify(signature, message)  # type: ignore[call-arg]
+                return
+            case Algorithm.PS256:
+                key.key.verify(signature, message, _PSS, _SHA256)  # type: ignore[call-arg,arg-type]
+                return
+    except InvalidSignature:
+        pass
+    raise InvalidToken(Code.BAD_SIGNATURE, "the signature is not this key's")
+
+
+def parse(raw: object, *, max_size: int = MAX_SIZE) -> Jws:
+    """``raw`` in its parts: the form and the header are checked, nothing is verified.
+
+    Raises InvalidToken: ``not_text``, ``too_large``, ``not_compact``, ``not_base64url``, ``bad_header``,
+    and for what a header may not ask ``alg_not_allowed``, ``bad_kid``, ``typ_not_allowed``,
+    ``forbidden_header``.
+    """
+    message, header, payload, signature = split(raw, max_size=max_size)
+    header_bytes, payload_bytes, signature_bytes = decode(header), decode(payload), decode(signature)
+    return Jws(parse_header(header_bytes), payload_bytes, message, signature_bytes)
+
+
+def split(raw: object, *, max_size: int = MAX_SIZE) -> tuple[bytes, bytes, bytes, bytes]:
+    """Signing input, header, payload and signature, still encoded: the work on any input ends here.
+
+    Raises InvalidToken: ``not_text``, ``too_large``, ``not_compact``.
+    """
+    # Lengths are taken and text is encoded by the base types, so that no subclass runs code here.
+    if isinstance(raw, str):
+        size = str.__len__(raw)
+    elif isinstance(raw, bytes):
+        size = bytes.__len__(raw)
+    else:
+        raise InvalidToken(Code.NOT_TEXT, "the token is not text")
+    if size > max_size:
+        raise InvalidToken(Code.TOO_LARGE, f"the token is longer than {max_size} characters")
+    if isinstance(raw, str):
+        if not str.isascii(raw):
+            raise InvalidToken(Code.NOT_TEXT, "the token is not ASCII")
+        data = str.encode(raw)
+    else:
+        data = raw if type(raw) is bytes else memoryview(raw).tobytes()
+        if not data.isascii():
+            raise InvalidToken(Code.NOT_TEXT, "the token is not ASCII")
+    message, _, signature = data.rpartition(b".")
+    header, dot, payload = message.partition(b".")
+    if not dot or b"." in payload:
+        raise InvalidToken(Code.NOT_COMPACT, "the token is not three parts with a dot between them")
+    return message, header, payload, signature
+
+
+def decode(part: bytes) -> bytes:
+    """The bytes of one part; raises InvalidToken (``not_base64url``)."""
+    try:
+        return base64url.decode(part)
+    except base64url.NotBase64url:
+        pass
+    raise InvalidToken(Code.NOT_BASE64URL, "a part of the token is not base64url in its one spelling")
+
+
+def parse_header(data: bytes) -> Header:
+    """The header that ``data`` is; raises InvalidToken as :func:`parse` does."""
+    try:
+        members = strict_json.decode(data)
+    except strict_json.NotStrictJson as error:
+        raise InvalidToken(Code.BAD_HEADER, f"the header is refused: {error}") from None
+    if not isinstance(members, dict):
+        raise InvalidToken(Code.BAD_HEADER, "the header is no object")
+    try:
+        # Exact case: RFC 7515 s.4.1.1. Not text, and not hashable, is as unknown as any other value.
+        alg = Algorithm(members.get("alg", ""))
+    except ValueError:
+        raise InvalidToken(Code.ALG_NOT_ALLOWED, "alg is missing or unknown") from None
+    kid = members.get("kid")
+    if "kid" in members and not jwk.is_kid(kid):
+        raise InvalidToken(Code.BAD_KID, "kid is not 1 to 128 printable ASCII characters")
+    typ = members.get("typ")
+    if "typ" in members:
+        if type(typ) is not str:
+            raise InvalidToken(Code.TYP_NOT_ALLOWED, "typ is no text")
+        typ = typ.lower().removeprefix("application/")
+    if not FORBIDDEN.isdisjoint(members):
+        raise InvalidToken(Code.FORBIDDEN_HEADER, "the header brings a key, an extension or an encoding")
+    return Header(alg, kid, typ, MappingProxyType(members))
