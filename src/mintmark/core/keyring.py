@@ -19,8 +19,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.core.timing import Timing
 from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
+
+MAX_STALE: Final = Seconds(86_400)
+"""The longest that a verifier goes on with the keys it has while it cannot fetch any (``max_stale``)."""
+REVOCATION_KEPT: Final = Seconds(7 * 86_400)
 
 LIVE_FOR: Final = Seconds(10)
 """A node is live while its heartbeat is younger than this, by the store's clock."""
@@ -420,12 +425,34 @@ def retire(ring: Ring, kid: Kid, *, now: NumericDate) -> Ring:
     return _moved(ring, key, KeyEvent.EXPIRED)
 
 
-def revoke(ring: Ring, kid: Kid, *, reason: str, keep_until: NumericDate, now: NumericDate) -> Ring:
-    """The ring in which ``kid`` is withdrawn; its row stays until ``keep_until``, so that it stays denied."""
+def revoke(
+    ring: Ring, kid: Kid, *, reason: str, timing: Timing, now: NumericDate
+) -> tuple[Ring, RevocationEvent]:
+    """The ring in which ``kid`` is withdrawn, and the event that denies its tokens (design 3.8).
+
+    The row and the event stay for as long as a verifier may still hold the key, and at least for seven
+    days: whoever stole a key writes the ``exp`` of his tokens himself.
+    """
     key = _require(ring, kid)
     state = step(key, KeyEvent.REVOKED)
-    until = max(key.publish_until, keep_until)
-    return _with(ring, replace(key, state=state, revoked_at=now, reason=reason, publish_until=until))
+    remaining = max(0, key.publish_until - now)
+    kept = max(max(MAX_STALE, remaining) + timing.verifier_cache, REVOCATION_KEPT)
+    until = max(key.publish_until, NumericDate(now + kept))
+    withdrawn = replace(key, state=state, revoked_at=now, reason=reason, publish_until=until)
+    return _with(ring, withdrawn), RevocationEvent(kind=Kind.KID, value=kid, expires_at=until)
+
+
+def release(ring: Ring, node: NodeId, *, now: NumericDate) -> Ring:
+    """The ring after ``node`` gave up signing: its leases end now. The same ring where it held none.
+
+    Call it only when its signer has forgotten the keys.
+    """
+    given_up = tuple(
+        replace(key, state=step(key, KeyEvent.LAPSED), lease_until=min(key.lease_until, now))
+        for key in ring.keys
+        if key.node == node and key.state in (KeyState.PREPARED, KeyState.ACTIVE)
+    )
+    return _with(ring, *given_up) if given_up else ring
 
 
 def request_rotation(ring: Ring, *, now: NumericDate) -> Ring:

@@ -204,7 +204,7 @@ def decide(
     """
     if session is None:
         return Refusal.UNKNOWN
-    if not _is_genuine(session, token):
+    if not is_genuine(session, token):
         return Refusal.FORGED
     # From here the caller has held a token of this family.
     if session.ended_at is not None:
@@ -233,10 +233,14 @@ def decide(
     return Stolen(session.rid)
 
 
+def covering(session: Session, *, exp: NumericDate, kid: Kid) -> Session:
+    """``session`` with an access token noted in its row, before it is minted (R5)."""
+    return replace(session, last_exp=max(session.last_exp, exp), last_kid=kid)
+
+
 def with_access_token(redeem: Redeem, *, exp: NumericDate, kid: Kid) -> Redeem:
-    """``redeem`` with the access token that will go with it noted in the row, before it is minted (R5)."""
-    after = replace(redeem.after, last_exp=max(redeem.after.last_exp, exp), last_kid=kid)
-    return replace(redeem, after=after)
+    """``redeem`` with the access token that will go with it noted in the row."""
+    return replace(redeem, after=covering(redeem.after, exp=exp, kid=kid))
 
 
 def _succeed(session: Session, token: RefreshToken, timing: Timing, now: NumericDate) -> Redeem:
@@ -292,7 +296,8 @@ def _sign(private: Ed25519PrivateKey, rid: Rid, generation: int) -> RefreshToken
     return RefreshToken(rid, generation, private.sign(_message(rid, generation)))
 
 
-def _is_genuine(session: Session, token: RefreshToken) -> bool:
+def is_genuine(session: Session, token: RefreshToken) -> bool:
+    """Whether ``token`` was made by this session, in whatever generation."""
     if not hmac.compare_digest(session.rid, token.rid):
         return False
     public = Ed25519PublicKey.from_public_bytes(session.public_key)

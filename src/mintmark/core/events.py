@@ -1,0 +1,73 @@
+"""What happened: the facts that core and use cases report, and ``server.audit`` logs and counts.
+
+A name is ``noun.past_tense``; a field's name is the RFC's where one exists. No field ever holds a token,
+a secret or a key, and what a caller wrote is cut and escaped by whoever prints it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+Value: TypeAlias = str | int | None
+
+
+class EventName(StrEnum):
+    """Every event there is; its severity is in :data:`WARNINGS`."""
+
+    KEY_PREPARED = "key.prepared"
+    KEY_PROVEN = "key.proven"
+    KEY_ACTIVATED = "key.activated"
+    KEY_LAPSED = "key.lapsed"
+    KEY_RETIRED = "key.retired"
+    KEY_REVOKED = "key.revoked"
+    LEASE_RENEWED = "lease.renewed"
+    PROOF_FAILED = "proof.failed"
+    ROTATION_REQUESTED = "rotation.requested"
+    ROTATION_OVERDUE = "rotation.overdue"
+    JWKS_LIMIT_REACHED = "jwks_limit.reached"
+    NODE_STARTED = "node.started"
+    NODE_LEFT = "node.left"
+    PROCESS_ENDED = "process.ended"
+    STORE_FAILED = "store.failed"
+    STORE_RESTORED = "store.restored"
+    SESSION_STARTED = "session.started"
+    SESSION_REFRESHED = "session.refreshed"
+    SESSION_ENDED = "session.ended"
+    SESSION_STOLEN = "session.stolen"
+    REFRESH_REFUSED = "refresh.refused"
+    STORE_WENT_BACK = "store.went_back"
+    LOGIN_FAILED = "login.failed"
+    CLIENT_REFUSED = "client.refused"
+    TOKEN_ISSUED = "token.issued"  # noqa: S105 - the name of an event
+    FEED_STALE = "feed.stale"
+    USER_ADDED = "user.added"
+    USER_DISABLED = "user.disabled"
+    PASSWORD_CHANGED = "password.changed"  # noqa: S105 - the name of an event
+    CLIENT_ADDED = "client.added"
+    CLIENT_REMOVED = "client.removed"
+    CLIENT_SECRET_ROTATED = "client_secret.rotated"  # noqa: S105 - the name of an event
+
+
+WARNINGS = frozenset(
+    {
+        EventName.KEY_REVOKED,
+        EventName.PROOF_FAILED,
+        EventName.ROTATION_OVERDUE,
+        EventName.JWKS_LIMIT_REACHED,
+        EventName.PROCESS_ENDED,
+        EventName.STORE_FAILED,
+        EventName.SESSION_STOLEN,
+        EventName.STORE_WENT_BACK,
+        EventName.FEED_STALE,
+    }
+)
+"""What a person should look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One fact and its fields."""
+
+    name: EventName
+    fields: Mapping[str, Value] = field(default_factory=dict)

@@ -1,0 +1,78 @@
+"""The public documents of an issuer: discovery, the key set, one key (RFC 8414, RFC 7517)."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from mintmark.core.jws import Algorithm
+from mintmark.core.keyring import Key, Ring
+from mintmark.units import Issuer, Seconds
+
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
+
+JWKS_PATH: Final = "/.well-known/jwks.json"
+FEED_PATH: Final = "/revocations"
+STREAM_PATH: Final = "/revocations/stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Bytes to serve, their entity tag (RFC 9110 s.8.8.3) and how long caches may keep them."""
+
+    body: bytes
+    etag: str
+    max_age: Seconds
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    """``value`` as JSON with sorted members, so that every node gives the same bytes."""
+    return _encode(value)
+
+
+def jwks(ring: Ring, *, max_age: Seconds) -> Document:
+    """The key set: every published key, and nothing of where it is in its life (RFC 7517 s.5)."""
+    keys = sorted((key.kid, msgspec.Raw(key.jwk)) for key in ring.published())
+    return _document({"keys": [raw for _, raw in keys]}, max_age)
+
+
+def key(found: Key, *, max_age: Seconds) -> Document:
+    """One key, with its state and the time until which it stays published, for people and tools.
+
+    ``exp`` is absent while nothing was signed, because nothing sets an end yet.
+    """
+    members: dict[str, Any] = msgspec.json.decode(found.jwk)
+    members["state"] = found.state.value
+    if found.publish_until:
+        members["exp"] = found.publish_until
+    return _document(members, max_age)
+
+
+def discovery(
+    issuer: Issuer, *, algorithm: Algorithm, grant_types: tuple[str, ...], max_age: Seconds
+) -> Document:
+    """The metadata of the issuer, which both well-known forms serve (RFC 8414 s.2, OIDC Discovery s.3)."""
+    return _document(
+        {
+            "issuer": issuer,
+            "jwks_uri": issuer + JWKS_PATH,
+            "token_endpoint": issuer + "/token",
+            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+            "grant_types_supported": list(grant_types),
+            "response_types_supported": [],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": [algorithm.value],
+            "access_token_signing_alg_values_supported": [algorithm.value],
+            "mintmark_sessions": issuer + "/v1/sessions",
+            "mintmark_feed": issuer + FEED_PATH,
+            "mintmark_feed_stream": issuer + STREAM_PATH,
+        },
+        max_age,
+    )
+
+
+def _document(value: Mapping[str, Any], max_age: Seconds) -> Document:
+    body = _encode(value)
+    return Document(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"', max_age)

@@ -1,0 +1,258 @@
+"""Log in, refresh, log out: the use cases of refresh sessions (design rules R1 to R7)."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from mintmark.core import directory, sealing, sessions
+from mintmark.core.directory import Client
+from mintmark.core.events import EventName
+from mintmark.core.minting import TokenRequest
+from mintmark.core.sessions import EndCause, FromTheFuture, Redeem, Refusal, Session, SessionStart, Stolen
+from mintmark.core.timing import Timing
+from mintmark.errors import (
+    InvalidCredentials,
+    InvalidGrant,
+    StoreDamaged,
+    StoreUnavailable,
+    UnauthorizedClient,
+)
+from mintmark.ports.bus import Bus
+from mintmark.ports.clock import Entropy
+from mintmark.ports.passwords import PasswordCheck, PasswordHasher
+from mintmark.ports.store import Store
+from mintmark.server.audit import Audit
+from mintmark.server.issuing import AccessTokenIssued, Issuing
+from mintmark.units import Issuer, NumericDate, Rid
+
+_ATTEMPTS: Final = 16
+"""How often a redemption is decided again after it lost; each loss means that another one won."""
+
+_REFUSED: Final = "the refresh token is unknown, expired, spent or revoked"
+_MAX_PASSWORD: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SessionTokens:
+    """What a login or a refresh answers."""
+
+    access: AccessTokenIssued
+    refresh_token: str
+    rid: Rid
+
+
+class Sessions:
+    """Every operation on refresh sessions, for one issuer."""
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        *,
+        store: Store,
+        bus: Bus,
+        issuing: Issuing,
+        passwords: PasswordHasher,
+        entropy: Entropy,
+        timing: Timing,
+        audit: Audit,
+    ) -> None:
+        self._issuer = issuer
+        self._store = store
+        self._bus = bus
+        self._issuing = issuing
+        self._passwords = passwords
+        self._entropy = entropy
+        self._timing = timing
+        self._audit = audit
+
+    async def log_in(
+        self,
+        client: Client,
+        *,
+        username: str,
+        password: str,
+        scope: tuple[str, ...] | None = None,
+        audience: tuple[str, ...] | None = None,
+    ) -> SessionTokens:
+        """A new session for who knows the password.
+
+        Raises InvalidCredentials for an unknown name, a wrong password and a disabled user alike;
+        UnauthorizedClient, InvalidScope, InvalidTarget for what the client may not; Overloaded.
+        """
+        if not client.first_party:
+            raise UnauthorizedClient("this client may not send passwords")
+        audiences = directory.narrow_audience(audience, client.audiences)
+        user = await self._store.directory.user_named(self._issuer, _name(username))
+        usable = _is_text(password)
+        check = await self._passwords.verify(
+            user.password_hash if user is not None and usable else None, password if usable else ""
+        )
+        # Disabled is asked only after the hash was compared, so that it takes the same time.
+        if user is None or check is PasswordCheck.WRONG or user.disabled_at is not None:
+            self._audit.record(
+                EventName.LOGIN_FAILED, client_id=client.client_id, sub=user.sub if user else None
+            )
+            raise InvalidCredentials("user name or password is wrong")
+        if check is PasswordCheck.RIGHT_BUT_WEAKLY_HASHED:
+            await self._store.directory.rehash_password(user, await self._passwords.hash(password))
+            user = await self._store.directory.user(self._issuer, user.sub) or user
+        granted = directory.narrow_scope(scope, client.scopes, user.scopes)
+        begin = SessionStart(
+            issuer=self._issuer, sub=user.sub, client_id=client.client_id, scope=granted, audience=audiences
+        )
+        now = await self._store.now()
+        session, token = sessions.start(
+            begin,
+            rid=self._entropy.token_bytes(16),
+            seed=self._entropy.token_bytes(32),
+            timing=self._timing,
+            now=now,
+        )
+        planned = self._issuing.plan(_request(session, granted, audiences), not_after=session.expires_at)
+        session = sessions.covering(session, exp=planned.minting.exp, kid=planned.kid)
+        if not await self._store.sessions.start(session, user=user):
+            # Disabled, or given another password, while the old one was being compared.
+            self._audit.record(EventName.LOGIN_FAILED, client_id=client.client_id, sub=user.sub)
+            raise InvalidCredentials("user name or password is wrong")
+        self._audit.record(
+            EventName.SESSION_STARTED,
+            rid=session.rid,
+            sub=user.sub,
+            client_id=client.client_id,
+            kid=planned.kid,
+        )
+        issued = await self._issuing.sign(planned, granted)
+        return SessionTokens(issued, token.text(), session.rid)
+
+    async def refresh(
+        self,
+        client: Client,
+        refresh_token: str,
+        *,
+        scope: tuple[str, ...] | None = None,
+        audience: tuple[str, ...] | None = None,
+    ) -> SessionTokens:
+        """New tokens of the session that ``refresh_token`` belongs to.
+
+        Raises InvalidGrant for whatever is no live token of this client (a spent one ends the session,
+        once); InvalidScope and InvalidTarget for more than the session has; Unavailable for what is ours.
+        """
+        token = sessions.parse(refresh_token)
+        if token is None:
+            raise self._refused(client, None, "malformed")
+        for _ in range(_ATTEMPTS):
+            view = await self._store.sessions.read(self._issuer, token.rid)
+            verdict = self._decide(view.session, token, client, view.now)
+            match verdict:
+                case Redeem():
+                    issued = await self._redeem(client, verdict, scope, audience)
+                    if issued is not None:
+                        return issued
+                case Stolen(rid):
+                    await self._end(rid, EndCause.THEFT)
+                    raise self._refused(client, rid, "stolen")
+                case FromTheFuture(rid):
+                    self._audit.record(EventName.STORE_WENT_BACK, rid=rid, client_id=client.client_id)
+                    raise self._refused(client, rid, "from_the_future")
+                case Refusal():
+                    raise self._refused(client, token.rid, verdict.value)
+        raise StoreUnavailable("the session changed at each of many attempts")
+
+    async def log_out(self, refresh_token: str) -> bool:
+        """Whether this call ended the session of ``refresh_token``, of whatever generation it is.
+
+        False for a token that is no genuine one: who holds none cannot end a session by its ``rid``.
+        """
+        token = sessions.parse(refresh_token)
+        if token is None:
+            return False
+        view = await self._store.sessions.read(self._issuer, token.rid)
+        if view.session is None or not sessions.is_genuine(view.session, token):
+            return False
+        return await self._end(token.rid, EndCause.LOGOUT)
+
+    async def end(self, rid: Rid, cause: EndCause) -> bool:
+        """Whether this call ended the session; the caller has proved that he may."""
+        return await self._end(rid, cause)
+
+    def _decide(
+        self, session: Session | None, token: sessions.RefreshToken, client: Client, now: NumericDate
+    ) -> sessions.Verdict:
+        try:
+            return sessions.decide(session, token, client.client_id, timing=self._timing, now=now)
+        except sealing.SealBroken:
+            raise StoreDamaged("a session's row does not fit its own token") from None
+
+    async def _redeem(
+        self,
+        client: Client,
+        verdict: Redeem,
+        scope: tuple[str, ...] | None,
+        audience: tuple[str, ...] | None,
+    ) -> SessionTokens | None:
+        """The answer to a redemption, or None where another one won and it must be decided again."""
+        session = verdict.before
+        user = await self._store.directory.user(self._issuer, session.sub)
+        if user is None or user.disabled_at is not None:
+            raise self._refused(client, session.rid, "user_disabled")
+        # What the client and the user may do now bounds what they could when the session began (R6).
+        still = tuple(s for s in session.scope if s in client.scopes and s in user.scopes)
+        granted = directory.narrow_scope(scope, still)
+        audiences = tuple(a for a in session.audience if a in client.audiences)
+        if not audiences:
+            raise self._refused(client, session.rid, "audience_removed")
+        chosen = directory.narrow_audience(audience, audiences) if audience else audiences
+        planned = self._issuing.plan(_request(session, granted, chosen), not_after=session.expires_at)
+        change = sessions.with_access_token(verdict, exp=planned.minting.exp, kid=planned.kid)
+        if not await self._store.sessions.redeem(change):
+            return None
+        self._audit.record(
+            EventName.SESSION_REFRESHED,
+            rid=session.rid,
+            sub=session.sub,
+            client_id=client.client_id,
+            kid=planned.kid,
+        )
+        issued = await self._issuing.sign(planned, granted)
+        return SessionTokens(issued, change.token.text(), session.rid)
+
+    async def _end(self, rid: Rid, cause: EndCause) -> bool:
+        ended = await self._store.sessions.end(self._issuer, rid, cause=cause, timing=self._timing)
+        if ended:
+            await self._bus.announce()
+            self._audit.record(EventName.SESSION_ENDED, rid=rid, cause=cause.value)
+            if cause is EndCause.THEFT:
+                self._audit.record(EventName.SESSION_STOLEN, rid=rid)
+        return ended
+
+    def _refused(self, client: Client, rid: Rid | None, reason: str) -> InvalidGrant:
+        self._audit.record(EventName.REFRESH_REFUSED, rid=rid, client_id=client.client_id, reason=reason)
+        return InvalidGrant(_REFUSED)
+
+
+def _request(session: Session, scope: tuple[str, ...], audience: tuple[str, ...]) -> TokenRequest:
+    return TokenRequest(
+        iss=session.issuer,
+        sub=session.sub,
+        client_id=session.client_id,
+        aud=audience,
+        scope=scope,
+        rid=session.rid,
+        auth_time=session.auth_time,
+        amr=session.amr,
+    )
+
+
+def _name(username: str) -> str:
+    """The normalized name; what cannot be a name is looked up all the same, and found nowhere."""
+    try:
+        return directory.normalize_username(username)
+    except ValueError:
+        return ""
+
+
+def _is_text(password: str) -> bool:
+    """Whether it can be encoded and is short enough to hash; JSON can spell lone surrogates."""
+    try:
+        return len(password.encode()) <= _MAX_PASSWORD
+    except UnicodeEncodeError:
+        return False
