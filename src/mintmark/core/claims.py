@@ -1,0 +1,225 @@
+"""An access token's claims, typed (RFC 9068 s.2.2, RFC 7519 s.4.1).
+
+A claim of the wrong type is invalid and never "absent": a verifier that shrugs at ``"exp": "soon"``
+has accepted a token that does not expire.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, NoReturn, TypeVar
+
+import msgspec
+
+from mintmark.core.refusal import Code
+from mintmark.errors import InvalidToken
+from mintmark.units import ClientId, Issuer, Jti, Kid, NumericDate, Rid, Sub
+
+T = TypeVar("T")
+
+_NO_SCOPES: Final[frozenset[str]] = frozenset()
+
+
+class Profile(StrEnum):
+    """Which tokens an issuer issues."""
+
+    RFC9068 = "rfc9068"
+    """``typ`` is ``at+jwt``; ``client_id`` and ``jti`` are required; scopes are in ``scope``."""
+    JWT = "jwt"
+    """What Keycloak, Auth0, Entra and Cognito issue: ``typ`` may be ``JWT`` or absent, ``client_id`` may
+    be called ``azp`` or ``appid``, ``scope`` may be called ``scp``, and ``jti`` may be absent."""
+
+
+class Revocation(StrEnum):
+    """What is known about a token's revocation."""
+
+    CHECKED = "checked"
+    """The issuer's feed is live, and has not revoked it."""
+    STALE = "stale"
+    """The feed is behind; nothing that it had reported revokes it."""
+    UNSUPPORTED = "unsupported"
+    """The issuer has no feed: the token is good until ``exp``."""
+
+
+class AccessToken(msgspec.Struct, frozen=True):
+    """A verified access token.
+
+    Times are NumericDates. ``client_id`` and ``jti`` are None only under the profile ``jwt``. ``aud``
+    holds what the audience claim held. ``claims`` is the whole payload, read-only at its top level;
+    what is nested in it belongs to this token alone and should not be changed.
+    """
+
+    iss: Issuer
+    sub: Sub
+    aud: tuple[str, ...]
+    client_id: ClientId | None
+    exp: NumericDate
+    iat: NumericDate
+    jti: Jti | None
+    scopes: frozenset[str]
+    rid: Rid | None
+    auth_time: NumericDate | None
+    amr: tuple[str, ...]
+    acr: str | None
+    nbf: NumericDate | None
+    kid: Kid
+    revocation: Revocation
+    claims: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """Enough to find the token in a log, and nothing of what it says about a person."""
+        return (
+            f"AccessToken(iss={self.iss!r}, client_id={self.client_id!r}, jti={self.jti!r}, exp={self.exp})"
+        )
+
+
+def refuse_claim(claims: Mapping[str, Any], name: str) -> NoReturn:
+    """Raise InvalidToken for the claim ``name``: ``missing_claim`` or ``bad_claim``."""
+    if name in claims:
+        raise InvalidToken(Code.BAD_CLAIM, f"the claim {name} has the wrong type")
+    raise InvalidToken(Code.MISSING_CLAIM, f"the claim {name} is missing")
+
+
+def time_of(claims: Mapping[str, Any], name: str) -> NumericDate:
+    """The NumericDate ``name``, an integer; raises InvalidToken for anything else, bool and float too."""
+    value = claims.get(name)
+    if type(value) is not int:
+        refuse_claim(claims, name)
+    return value  # type: ignore[return-value]
+
+
+def texts_of(claims: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The claim ``name``, text or a list of text, as a tuple; raises InvalidToken for anything else."""
+    value = claims.get(name)
+    if type(value) is str:
+        return (value,)
+    if type(value) is not list:
+        refuse_claim(claims, name)
+    for item in value:
+        if type(item) is not str:
+            refuse_claim(claims, name)
+    return tuple(value)
+
+
+def access_token(
+    claims: dict[str, Any],
+    profile: Profile,
+    *,
+    aud: tuple[str, ...],
+    kid: Kid,
+    revocation: Revocation,
+) -> AccessToken:
+    """The token that ``claims`` are, each claim that has a type checked for it (step 10).
+
+    ``iss`` was compared and ``aud`` read before. Raises InvalidToken (``missing_claim``, ``bad_claim``,
+    ``not_access_token``).
+    """
+    exp = claims.get("exp")
+    if type(exp) is not int:
+        refuse_claim(claims, "exp")
+    iat = claims.get("iat")
+    if type(iat) is not int:
+        refuse_claim(claims, "iat")
+    sub = claims.get("sub")
+    if type(sub) is not str or not sub:
+        refuse_claim(claims, "sub")
+    client_id = claims.get("client_id")
+    jti = claims.get("jti")
+    scope = claims.get("scope")
+    if profile is _RFC9068:
+        if type(client_id) is not str or not client_id:
+            refuse_claim(claims, "client_id")
+        if type(jti) is not str or not jti:
+            refuse_claim(claims, "jti")
+        scopes = _scopes(claims, scope) if scope is not None or "scope" in claims else _NO_SCOPES
+    else:
+        _refuse_other_kinds(claims)
+        client_id = _first_text(claims, "client_id", "azp", "appid")
+        jti = _first_text(claims, "jti")
+        scopes = _foreign_scopes(claims)
+    rid = claims.get("rid")
+    if rid is None:
+        if "rid" in claims:
+            refuse_claim(claims, "rid")
+    elif type(rid) is not str or not rid:
+        refuse_claim(claims, "rid")
+    # Each of these is rare enough, and None is no JSON value that it may have, so one test decides.
+    auth_time = time_of(claims, "auth_time") if "auth_time" in claims else None
+    amr = _list_of_text(claims, "amr") if "amr" in claims else ()
+    acr = _first_text(claims, "acr") if "acr" in claims else None
+    nbf = time_of(claims, "nbf") if "nbf" in claims else None
+    # The types were checked above; calling each NewType would cost as much as all of these checks.
+    return AccessToken(
+        claims["iss"],
+        sub,  # type: ignore[arg-type]
+        aud,
+        client_id,  # type: ignore[arg-type]
+        exp,  # type: ignore[arg-type]
+        iat,  # type: ignore[arg-type]
+        jti,  # type: ignore[arg-type]
+        scopes,
+        rid,  # type: ignore[arg-type]
+        auth_time,
+        amr,
+        acr,
+        nbf,
+        kid,
+        revocation,
+        MappingProxyType(claims),
+    )
+
+
+_RFC9068: Final = Profile.RFC9068
+
+
+def _scopes(claims: Mapping[str, Any], scope: object) -> frozenset[str]:
+    """RFC 6749 s.3.3: words with one space between them; an empty word, which is none, is dropped."""
+    if type(scope) is not str:
+        refuse_claim(claims, "scope")
+    words = frozenset(scope.split(" "))
+    return words - {""} if "" in words else words
+
+
+def _foreign_scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """``scope`` as RFC 9068 has it, or ``scp``: text (Entra) or a list of text (Okta)."""
+    if "scope" in claims:
+        return _scopes(claims, claims["scope"])
+    if "scp" not in claims:
+        return _NO_SCOPES
+    scp = claims["scp"]
+    if type(scp) is str:
+        return _scopes({"scope": scp}, scp)
+    return frozenset(_list_of_text(claims, "scp"))
+
+
+def _first_text(claims: Mapping[str, Any], *names: str) -> Any:
+    """The first of ``names`` that is there, as text that is not empty; None if none is."""
+    for name in names:
+        if name in claims:
+            value = claims[name]
+            if type(value) is not str or not value:
+                refuse_claim(claims, name)
+            return value
+    return None
+
+
+def _list_of_text(claims: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    if type(claims.get(name)) is not list:
+        refuse_claim(claims, name)
+    return texts_of(claims, name)
+
+
+def _refuse_other_kinds(claims: Mapping[str, Any]) -> None:
+    """Without ``typ: at+jwt`` the claims must tell an access token from an ID, refresh or logout token.
+
+    RFC 8725 s.3.12. Cognito says ``token_use``, Keycloak the claim ``typ``; ``at_hash`` and ``c_hash`` are
+    an ID token's (OIDC Core s.3.1.3.6, s.3.3.2.11), ``events`` a logout token's (Back-Channel s.2.4).
+    """
+    if claims.get("token_use", "access") != "access":
+        raise InvalidToken(Code.NOT_ACCESS_TOKEN, "token_use is not access")
+    typ = claims.get("typ", "Bearer")
+    if type(typ) is not str or typ.lower() != "bearer":
+        raise InvalidToken(Code.NOT_ACCESS_TOKEN, "the claim typ is not Bearer")
+    for name in ("at_hash", "c_hash", "events"):
+        if name in claims:
+            raise InvalidToken(Code.NOT_ACCESS_TOKEN, f"an access token has no {name}")
