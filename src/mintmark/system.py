@@ -26,6 +26,24 @@ class SystemClock:
         await asyncio.sleep(span)
 
 
+class SuspendClock:
+    """A SystemClock whose ``monotonic`` also counts the time that the machine was suspended."""
+
+    __slots__ = ()
+
+    def now(self) -> NumericDate:
+        """Wall-clock time, whole seconds, rounded down."""
+        return NumericDate(int(time.time()))
+
+    def monotonic(self) -> float:
+        """Seconds of CLOCK_BOOTTIME (Linux), which neither a step nor a suspension holds back."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    async def sleep(self, span: float) -> None:
+        """Wait ``span`` seconds in asyncio, in which a suspension does not count."""
+        await asyncio.sleep(span)
+
+
 class SystemEntropy:
     """:class:`mintmark.ports.clock.Entropy` from the kernel."""
 
@@ -37,4 +55,5 @@ class SystemEntropy:
 
 
 SYSTEM_CLOCK: Final = SystemClock()
+SUSPEND_CLOCK: Final = SuspendClock()
 SYSTEM_ENTROPY: Final = SystemEntropy()

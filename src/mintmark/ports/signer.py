@@ -33,12 +33,12 @@ nothing that outlives its key, because what it signs carries an ``exp`` that the
 
 import socket
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
+from mintmark.core.algorithm import Algorithm
 from mintmark.core.jwk import PublicKey
-from mintmark.core.jws import Algorithm
 from mintmark.errors import SignerUnavailable
 from mintmark.units import Issuer, Kid, NumericDate
 
@@ -86,8 +86,8 @@ class Hardened(msgspec.Struct, frozen=True):
     reason: str
 
 
-type_of_report = tuple[Hardened, ...]
-"""What ``harden`` did to a process, one line for each protection."""
+HardeningReport: TypeAlias = tuple[Hardened, ...]
+"""What ``harden`` did to a process, one entry for each protection."""
 
 
 class KeyStatus(msgspec.Struct, frozen=True):
@@ -107,7 +107,7 @@ class SignerStatus(msgspec.Struct, frozen=True):
     pid: int
     keys: tuple[KeyStatus, ...]
     channels: int
-    hardening: tuple[Hardened, ...]
+    hardening: HardeningReport
 
 
 class Signer(Protocol):
