@@ -14,8 +14,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MARK = "<!-- Written by scripts/reference.py from the code: change it there. -->"
 
 INTRODUCTION = f"""\
-A node reads `{DEFAULT_FILE}` in its working directory, or the file that `--config` or `MINTMARK_CONFIG` names.
-The file is flat TOML: one line a setting. The variable of a setting is its name in capitals after
+A node reads `{DEFAULT_FILE}` in its working directory, or the file that `--config` or `MINTMARK_CONFIG`
+names. The file is flat TOML: one line a setting. The variable of a setting is its name in capitals after
 `MINTMARK_`; it overrides the file, and separates the items of a list by commas.
 
 A duration is one whole number and one unit: `s`, `m`, `h` or `d`.
