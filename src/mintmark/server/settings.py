@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from mintmark.core.algorithm import Algorithm
 from mintmark.core.timing import CROWDED_JWKS, Timing, broken_rules
 from mintmark.errors import ConfigurationError, ConfigurationErrors
 from mintmark.server.setting import (
@@ -137,7 +138,7 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key(
         "algorithm",
-        choice("RS256", "PS256", "ES256", "EdDSA"),
+        choice(*Algorithm),
         "RS256",
         "What keys sign with. RS256 is read by every verifier; about half of them refuse EdDSA.",
     ),
