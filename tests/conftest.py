@@ -48,13 +48,15 @@ def children() -> dict[int, str]:
     for listed in Path("/proc/self/task").glob("*/children"):
         for pid in listed.read_text().split():
             try:
+                # The name, in brackets, may hold anything; the state follows it (proc(5)).
+                state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
                 command = (
                     Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 )
             except OSError:
                 continue
-            # An empty command line is a process that has ended and is not yet waited for.
-            if command and "multiprocessing.resource_tracker" not in command:
+            # What has ended and is not yet waited for runs no more.
+            if state not in "ZX" and "multiprocessing.resource_tracker" not in command:
                 found[int(pid)] = command.strip()
     return found
 
