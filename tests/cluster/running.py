@@ -1,0 +1,208 @@
+"""A real node for tests: ``mintmark serve`` in a temporary folder, on free ports, with short timings."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+
+PASSWORD = "correct horse battery staple"
+SHORT = {
+    "access_ttl": "60s",
+    "rotate_every": "90s",
+    "verifier_cache": "3s",
+    "jwks_max_age": "1s",
+    "propagation": "1s",
+    "clock_skew": "1s",
+    "lease": "5s",
+    "feed_bound": "30s",
+}
+PATIENCE = 60.0
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str, *, patience: float = PATIENCE) -> T:
+    """The first true value of ``condition``, asked again and again: other processes need real time."""
+    deadline = time.monotonic() + patience
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"in {patience:.0f} s it did not happen that {what}")
+        time.sleep(0.02)
+    return value
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on just now."""
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in socks:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in socks]
+
+
+def children_of(pid: int) -> list[int]:
+    """The process ids of everything that ``pid`` started, and that these started."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *children_of(child)]
+    return found
+
+
+@dataclass
+class RunningNode:
+    """One ``mintmark serve``, and what a test does to it."""
+
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    port: int = 0
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def __post_init__(self) -> None:
+        self.port = self.port or free_ports(1)[0]
+        self.issuer = f"http://127.0.0.1:{self.port}"
+        self.config = self.folder / "mintmark.toml"
+        values = {
+            "issuer": self.issuer,
+            "listen": f"127.0.0.1:{self.port}",
+            "store": f"sqlite:///{self.folder}/mintmark.db",
+            "log_format": "json",
+            **SHORT,
+            **self.settings,
+        }
+        self.config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+        self.log = self.folder / "node.log"
+        self.http = httpx2.Client(base_url=self.issuer, timeout=10, trust_env=False)
+
+    # --- its processes -------------------------------------------------------------------------------
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "mintmark.cli", "--config", str(self.config), *arguments]
+
+    def run(self, *arguments: str, given: str = "") -> str:
+        """What a command printed; fails the test when it failed."""
+        done = subprocess.run(
+            self.command(*arguments), input=given, capture_output=True, text=True, timeout=60, check=False,
+            env={**os.environ, **self.environ},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self) -> "RunningNode":
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command("serve"), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **self.environ}, user=self.user, cwd=self.folder,
+            )  # fmt: skip
+        return self
+
+    def until_ready(self) -> "RunningNode":
+        until(self.is_ready, f"the node became ready; its log:\n{self.tail()}")
+        return self
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the node ended: {self.tail()}"
+        with contextlib.suppress(httpx2.TransportError):
+            return self.http.get("/readyz").status_code == 200
+        return False
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
+
+    def pids(self) -> dict[str, list[int]]:
+        """The node's processes by what they are: control, signer (its two), worker."""
+        assert self.process is not None
+        kinds: dict[str, list[int]] = {"control": [self.process.pid], "signer": [], "worker": []}
+        for pid in children_of(self.process.pid):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                for kind in ("signer", "worker"):
+                    if b"mintmark." + (b"signer" if kind == "signer" else b"node.worker") in command:
+                        kinds[kind].append(pid)
+        return kinds
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL to the control process; its children must end by themselves."""
+        assert self.process is not None
+        children = children_of(self.process.pid)
+        self.process.kill()
+        self.process.wait(60)
+        until(lambda: not any(alive(pid) for pid in children), "the children of a killed node ended")
+
+    def end(self) -> None:
+        """Whatever state it is in: end it and everything it started."""
+        if self.process is not None:
+            pids = children_of(self.process.pid)
+            if self.process.poll() is None:
+                self.process.kill()
+            self.process.wait(60)
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            until(lambda: not any(alive(pid) for pid in pids), "the children of the node ended")
+        self.http.close()
+
+    # --- what clients do -------------------------------------------------------------------------------
+
+    def add_user_and_client(self) -> None:
+        self.run("users", "add", "ada", "--scope", "orders:read", "--password-stdin", given=PASSWORD)
+        self.run(
+            "clients", "add", "Shop", "--client-id", "shop", "--public", "--first-party",
+            "--grant", "refresh_token", "--audience", "orders", "--scope", "orders:read",
+        )  # fmt: skip
+
+    def log_in(self) -> dict[str, Any]:
+        answer = self.http.post(
+            "/v1/sessions", json={"username": "ada", "password": PASSWORD, "client_id": "shop"}
+        )
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def refresh(self, refresh_token: str) -> httpx2.Response:
+        return self.http.post(
+            "/v1/sessions/refresh", json={"refresh_token": refresh_token, "client_id": "shop"}
+        )
+
+    def log_out(self, access_token: str) -> httpx2.Response:
+        return self.http.delete("/v1/sessions/current", headers={"Authorization": f"Bearer {access_token}"})
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and was not waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@contextlib.contextmanager
+def running_node(folder: Path, **options: Any) -> Iterator[RunningNode]:
+    """A node that is ready, with the user ada and the client shop."""
+    node = RunningNode(folder, **options)
+    try:
+        node.add_user_and_client()
+        yield node.start().until_ready()
+    finally:
+        node.end()
