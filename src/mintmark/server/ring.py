@@ -10,7 +10,7 @@ from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock
 from mintmark.ports.keyring import KeyRingStore, RingView
 from mintmark.server.audit import Audit
-from mintmark.units import Issuer, Kid, NodeId, Seconds
+from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
 
 POLL: float = 1.0
 """Seconds between two reads where the bus says nothing; half of what the freshness bounds allow."""
@@ -34,6 +34,7 @@ class RingFollower:
         self._audit = audit
         self._view: RingView | None = None
         self._read_at = float("-inf")
+        self._offset = Seconds(0)
         self._failing = False
         self._changed = asyncio.Event()
 
@@ -47,6 +48,14 @@ class RingFollower:
     def is_fresh(self) -> bool:
         """Whether the store was read within ``propagation``."""
         return self._clock.monotonic() - self._read_at <= self._timing.propagation
+
+    def clock_is_off(self) -> bool:
+        """Whether this machine's clock is further from the store's than ``clock_skew``, as last read."""
+        return self._offset > self._timing.clock_skew
+
+    def now(self) -> NumericDate:
+        """The store's time, carried on from the last read without trust in this machine's clock."""
+        return NumericDate(self.view.now + max(0, int(self._clock.monotonic() - self._read_at)))
 
     def find(self, kid: Kid) -> Key | None:
         """The published key under ``kid``.
@@ -62,16 +71,23 @@ class RingFollower:
         return None
 
     def active(self, node: NodeId) -> Key:
-        """The key that ``node`` signs with; raises NotReady where it has none."""
+        """The key that ``node`` signs with; raises NotReady where it has none that may sign now."""
         key = self.view.ring.held_by(node, KeyState.ACTIVE)
         if key is None:
             raise NotReady("this node has no active key yet", retry_after=Seconds(1))
+        # Tokens minted on such a clock would be refused as not yet valid, or outlive their revocation.
+        if self.clock_is_off():
+            raise NotReady("this node's clock is too far from the store's")
+        if self.now() >= key.lease_until:
+            raise NotReady("the lease of this node's key has ended")
         return key
 
     async def refresh(self) -> RingView:
         """Read the ring now; raises StoreUnavailable."""
-        asked_at = self._clock.monotonic()
+        asked_at, before = self._clock.monotonic(), self._clock.now()
         view = await self._store.read(self._issuer)
+        # The store's time was taken in between, so only what lies outside proves that a clock is off.
+        self._offset = Seconds(max(0, before - view.now, view.now - self._clock.now()))
         if self._view is None or view.ring.generation != self._view.ring.generation:
             self._changed.set()
             self._changed = asyncio.Event()
