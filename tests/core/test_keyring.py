@@ -367,6 +367,14 @@ def test_the_loser_of_a_bootstrap_proves_its_key_like_anyone():
     assert due(ring, B, members=live(A, B), served=("b",)) == (ProveKey(Kid("b")),)
 
 
+def test_the_winner_of_a_bootstrap_is_not_contested_for_want_of_a_heartbeat():
+    """K1: the write that activated the key is a sign of life, even if no heartbeat row is there yet."""
+    ring = active(prepared(EMPTY, "b", B), "a")
+    assert due(ring, B, served=("b",)) == (ProveKey(Kid("b")),)
+    gone = at(LIVE_FOR)
+    assert due(ring, B, served=("b",), now=gone) == (ActivateKey(Kid("b"), Activation.BOOTSTRAP),)
+
+
 def test_an_active_key_of_a_dead_node_holds_up_nobody():
     """Ten seconds after its last sign of life a node is dead, and the next one may begin."""
     ring = prepared(active(EMPTY, "a"), "b", B, now=at(30))

@@ -254,13 +254,13 @@ def _succession(view: View, timing: Timing) -> Iterable[Effect]:
     if prepared is None:
         if active is None or _wants_successor(active, ring, timing, now):
             # K6: the bound on the set yields to a bootstrap, because no key at all is an outage.
-            if has_room(ring, view.node, timing) or not _someone_signs(view):
+            if has_room(ring, view.node, timing) or not _someone_signs(view, timing):
                 yield PrepareKey()
             else:
                 yield RaiseAlarm(AlarmKind.JWKS_LIMIT)
     elif prepared.proven_at is not None and now >= prepared.proven_at + timing.lead:
         yield ActivateKey(prepared.kid, Activation.PROVEN)
-    elif not _someone_signs(view):
+    elif not _someone_signs(view, timing):
         if prepared.kid in view.served:
             yield ActivateKey(prepared.kid, _unproven_cause(ring, view.node))
     elif prepared.proven_at is None:
@@ -291,10 +291,27 @@ def prepare_at(active: Key, timing: Timing) -> NumericDate:
     return NumericDate(latest - span * spread // 10_000)
 
 
-def _someone_signs(view: View) -> bool:
-    """Whether a live node holds an active key; its own counts without a heartbeat."""
-    live = {member.node for member in view.members if member.is_live(view.now)} | {view.node}
-    return any(key.state is KeyState.ACTIVE and key.node in live for key in view.ring.keys)
+def _live(view: View) -> frozenset[NodeId]:
+    """The nodes that are alive, this one with or without a heartbeat."""
+    return frozenset({m.node for m in view.members if m.is_live(view.now)} | {view.node})
+
+
+def _someone_signs(view: View, timing: Timing) -> bool:
+    """Whether a live node holds an active key."""
+    live = _live(view)
+    return any(
+        key.node in live or _was_leased_just_now(key, view, timing)
+        for key in view.ring.keys
+        if key.state is KeyState.ACTIVE
+    )
+
+
+def _was_leased_just_now(key: Key, view: View, timing: Timing) -> bool:
+    """Whether its node wrote the lease so lately that it counts as alive, with or without a heartbeat.
+
+    Else the loser of a bootstrap, reading before the winner's first heartbeat, would bootstrap too (K1).
+    """
+    return abs(view.now - (key.lease_until - timing.lease)) < LIVE_FOR
 
 
 def unserved(key: Key, members: Iterable[Member], now: NumericDate) -> tuple[NodeId, ...]:
