@@ -385,6 +385,15 @@ def test_an_active_key_of_a_dead_node_holds_up_nobody():
     )
 
 
+def test_a_heartbeat_from_the_future_is_no_sign_of_life():
+    """After the store's clock was set back, a dead node does not live on until time has caught up."""
+    assert Member(A, at(LIVE_FOR - 1), 0).is_live(NOW)
+    assert not Member(A, at(3600), 0).is_live(NOW)
+    ring = active(EMPTY, "a", now=at(3600))
+    members = live(A, now=at(3600))
+    assert due(ring, B, members=members) == (PrepareKey(),)
+
+
 def test_an_emergency_is_told_from_a_bootstrap():
     """3.8: the lone node whose signing key was revoked activates its next key as an emergency."""
     ring = revoked(active(EMPTY, "a1"), "a1")

@@ -143,8 +143,11 @@ class Member:
     ring_generation: int
 
     def is_live(self, now: NumericDate) -> bool:
-        """Whether the heartbeat is young enough; a lease is permission to sign, not a sign of life."""
-        return now < self.seen_at + LIVE_FOR
+        """Whether the heartbeat is young enough; a lease is permission to sign, not a sign of life.
+
+        One from the future is none: the store's clock was set back, and who lives has beaten since.
+        """
+        return abs(now - self.seen_at) < LIVE_FOR
 
 
 class InvalidTransition(ValueError):
