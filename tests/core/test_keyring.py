@@ -471,6 +471,14 @@ def test_nodes_that_lag_behind_are_named():
 SMALL = Timing(signers=2, jwks_limit=6)
 
 
+def test_a_node_beyond_the_signers_takes_no_slot_and_alarms_nobody():
+    """K6: it mints through a peer, which is no fault; a slot that falls free is taken."""
+    ring = active(active(EMPTY, "a"), "b", B)
+    members = live(A, B, C)
+    assert due(ring, C, members=members, timing=SMALL) == ()
+    assert PrepareKey() in due(keyring.release(ring, B, now=NOW), C, members=members, timing=SMALL)
+
+
 def test_a_full_set_delays_a_rotation_and_alarms():
     """K6: at the limit a signer's successor waits, and an operator hears of it."""
     ring = active(EMPTY, "k")
@@ -495,6 +503,29 @@ def test_no_bound_prevents_a_bootstrap():
     assert due(full(), now=later, timing=SMALL) == (PrepareKey(),)
     ring = active(full(), "a", now=later)
     assert RaiseAlarm(AlarmKind.JWKS_LIMIT) in due(ring, now=later, timing=SMALL)
+
+
+def test_fifty_nodes_that_start_at_once_prepare_no_more_keys_than_there_are_slots():
+    """K6: on an empty store only as many keys are prepared as nodes may sign."""
+    nodes = [NodeId(f"n{number}") for number in range(50)]
+    ring = EMPTY
+    for node in nodes:
+        if PrepareKey() in due(ring, node, members=live(*nodes), timing=SMALL):
+            ring = prepared(ring, f"k-{node}", node)
+    assert len(ring.keys) == SMALL.signers
+
+
+def test_one_node_at_a_time_goes_beyond_the_bounds():
+    """K6: while a live node is about to sign, a second one does not go beyond the limit as well."""
+    later = at(T.lease)
+    ring = prepared(full(), "a", now=later)
+    assert due(ring, B, now=later, members=live(A, B, now=later), timing=SMALL) == (
+        RaiseAlarm(AlarmKind.JWKS_LIMIT),
+    )
+    # Should that node be stuck, or dead, the next one does not wait for ever.
+    assert PrepareKey() in due(ring, B, now=later, members=live(B, now=later), timing=SMALL)
+    stuck = at(2 * T.lease)
+    assert PrepareKey() in due(ring, B, now=stuck, members=live(A, B, now=stuck), timing=SMALL)
 
 
 # --- watching ------------------------------------------------------------------------------------------

@@ -253,14 +253,14 @@ def _succession(view: View, timing: Timing) -> Iterable[Effect]:
     ring, now = view.ring, view.now
     active = ring.held_by(view.node, KeyState.ACTIVE)
     prepared = ring.held_by(view.node, KeyState.PREPARED)
+    crowded = len(ring.published()) > timing.jwks_limit
 
     if prepared is None:
         if active is None or _wants_successor(active, ring, timing, now):
-            # K6: the bound on the set yields to a bootstrap, because no key at all is an outage.
-            if has_room(ring, view.node, timing) or not _someone_signs(view, timing):
+            if has_room(ring, view.node, timing) or _must_begin(view, timing):
                 yield PrepareKey()
             else:
-                yield RaiseAlarm(AlarmKind.JWKS_LIMIT)
+                crowded |= _has_slot(ring, view.node, timing)
     elif prepared.proven_at is not None and now >= prepared.proven_at + timing.lead:
         yield ActivateKey(prepared.kid, Activation.PROVEN)
     elif not _someone_signs(view, timing):
@@ -271,7 +271,7 @@ def _succession(view: View, timing: Timing) -> Iterable[Effect]:
 
     if active is not None and active.sign_until is not None and now >= active.sign_until:
         yield RaiseAlarm(AlarmKind.ROTATION_OVERDUE, active.kid)
-    if len(ring.published()) > timing.jwks_limit:
+    if crowded:
         yield RaiseAlarm(AlarmKind.JWKS_LIMIT)
 
 
@@ -309,6 +309,20 @@ def _someone_signs(view: View, timing: Timing) -> bool:
     )
 
 
+def _must_begin(view: View, timing: Timing) -> bool:
+    """Whether this node goes beyond the bounds of the set, because no key at all is an outage (K6).
+
+    One node at a time does: of fifty that start on an empty store the others wait for the one whose key
+    is in the set, and only should it not have come to sign within a lease does the next one begin.
+    """
+    others = _live(view) - {view.node}
+    someone_begins = any(
+        key.state is KeyState.PREPARED and key.node in others and view.now < key.prepared_at + timing.lease
+        for key in view.ring.keys
+    )
+    return not someone_begins and not _someone_signs(view, timing)
+
+
 def _was_leased_just_now(key: Key, view: View, timing: Timing) -> bool:
     """Whether its node wrote the lease so lately that it counts as alive, with or without a heartbeat.
 
@@ -330,9 +344,13 @@ def _unproven_cause(ring: Ring, node: NodeId) -> Activation:
 
 def has_room(ring: Ring, node: NodeId, timing: Timing) -> bool:
     """Whether ``node`` may add a key (K6): it has a slot or one is free, and the set is not full."""
+    return _has_slot(ring, node, timing) and len(ring.published()) < timing.jwks_limit
+
+
+def _has_slot(ring: Ring, node: NodeId, timing: Timing) -> bool:
+    """Whether ``node`` may sign with keys of its own; one that may not mints through a peer."""
     signers = {key.node for key in ring.keys if key.state in (KeyState.PREPARED, KeyState.ACTIVE)}
-    has_slot = node in signers or len(signers) < timing.signers
-    return has_slot and len(ring.published()) < timing.jwks_limit
+    return node in signers or len(signers) < timing.signers
 
 
 def _decay(view: View) -> Iterable[Effect]:
