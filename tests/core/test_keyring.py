@@ -77,6 +77,7 @@ def due(
     now: NumericDate = NOW,
     members: tuple[Member, ...] = (),
     served: tuple[str, ...] = (),
+    watched_since: NumericDate = NumericDate(0),
     timing: Timing = T,
 ) -> tuple[Effect, ...]:
     view = View(
@@ -85,6 +86,7 @@ def due(
         node=node,
         now=now,
         served=frozenset(map(Kid, served)),
+        watched_since=watched_since,
     )
     return keyring.due(view, timing)
 
@@ -385,6 +387,36 @@ def test_an_active_key_of_a_dead_node_holds_up_nobody():
     )
 
 
+def test_an_outage_of_the_store_makes_nobody_look_dead():
+    """K1: heartbeats that nobody could write prove nothing, so who has just come back waits and looks."""
+    ring = prepared(active(EMPTY, "a"), "b", B)
+    stale = live(A, B, now=NOW)
+    back = at(60)
+    assert due(ring, B, members=stale, served=("b",), now=back, watched_since=back)[-1] == ProveKey(Kid("b"))
+    watched = at(60 + LIVE_FOR)
+    assert ActivateKey(Kid("b"), Activation.BOOTSTRAP) in due(
+        ring, B, members=stale, served=("b",), now=watched, watched_since=back
+    )
+
+
+def test_a_cold_start_waits_for_no_lease_that_has_ended():
+    """After a power cut longer than the lease nobody can be signing, so a new node begins at once."""
+    ring = prepared(active(EMPTY, "a"), "b", B, now=at(T.lease))
+    now = at(T.lease)
+    assert ActivateKey(Kid("b"), Activation.BOOTSTRAP) in due(
+        ring, B, served=("b",), now=now, watched_since=now
+    )
+
+
+def test_an_outage_of_the_store_ends_no_lease():
+    """Who comes back first after an outage longer than the lease does not take others' keys from them."""
+    ring = active(active(EMPTY, "a"), "b", B)
+    back = at(2 * T.lease)
+    assert LapseKey(Kid("b")) not in due(ring, now=back, watched_since=back)
+    assert LapseKey(Kid("b")) not in due(ring, now=at(2 * T.lease + LIVE_FOR - 1), watched_since=back)
+    assert LapseKey(Kid("b")) in due(ring, now=at(2 * T.lease + LIVE_FOR), watched_since=back)
+
+
 def test_a_heartbeat_from_the_future_is_no_sign_of_life():
     """After the store's clock was set back, a dead node does not live on until time has caught up."""
     assert Member(A, at(LIVE_FOR - 1), 0).is_live(NOW)
@@ -529,3 +561,13 @@ def test_one_node_at_a_time_goes_beyond_the_bounds():
 
 
 # --- watching ------------------------------------------------------------------------------------------
+
+
+def test_a_watch_lasts_while_the_store_is_read_without_a_gap():
+    """Reads less than half of LIVE_FOR apart are one watch; a gap, or a clock that goes back, begins anew."""
+    watch = keyring.Watch(NOW, NOW)
+    for offset in (0, 4, 8, 12):
+        watch = watch.read(at(offset))
+    assert watch.since == NOW
+    assert watch.read(at(17)).since == at(17)
+    assert watch.read(at(11)).since == at(11)

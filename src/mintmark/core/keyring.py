@@ -150,6 +150,22 @@ class Member:
         return abs(now - self.seen_at) < LIVE_FOR
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Since when a node has read the store without a gap; a first read at ``now`` is ``Watch(now, now)``.
+
+    While the store is away nobody can write a heartbeat or a lease. Who reads first when it is back would
+    take every other node for dead: silence counts only where somebody would have been heard.
+    """
+
+    since: NumericDate
+    last: NumericDate
+
+    def read(self, now: NumericDate) -> "Watch":
+        """The watch after another read; it begins anew after a gap, or when the clock was set back."""
+        return Watch(self.since if 0 <= now - self.last < LIVE_FOR // 2 else now, now)
+
+
 class InvalidTransition(ValueError):
     """The table has no such transition: a defect of ours, or a ring that changed meanwhile."""
 
@@ -226,6 +242,9 @@ class View:
     now: NumericDate
     served: frozenset[Kid] = frozenset()
     """The keys that this node has seen in the answers of its own listener."""
+    watched_since: NumericDate = NumericDate(0)
+    """When this node's :class:`Watch` began; as it stands, long ago. No node is taken for dead sooner than
+    it has been watched for LIVE_FOR."""
 
 
 def due(view: View, timing: Timing) -> tuple[Effect, ...]:
@@ -299,11 +318,18 @@ def _live(view: View) -> frozenset[NodeId]:
     return frozenset({m.node for m in view.members if m.is_live(view.now)} | {view.node})
 
 
+def _has_watched(view: View) -> bool:
+    """Whether this node has read the store for long enough to call a silent node dead."""
+    return view.now >= view.watched_since + LIVE_FOR
+
+
 def _someone_signs(view: View, timing: Timing) -> bool:
-    """Whether a live node holds an active key."""
+    """Whether a live node holds an active key, or a node that might be live one with a running lease."""
     live = _live(view)
     return any(
-        key.node in live or _was_leased_just_now(key, view, timing)
+        key.node in live
+        or _was_leased_just_now(key, view, timing)
+        or (view.now < key.lease_until and not _has_watched(view))
         for key in view.ring.keys
         if key.state is KeyState.ACTIVE
     )
@@ -358,7 +384,7 @@ def _decay(view: View) -> Iterable[Effect]:
         match key.state:
             # A node renews its own lease however late: the key is still public, so nothing is lost.
             case KeyState.PREPARED | KeyState.ACTIVE:
-                if key.node != view.node and view.now >= key.lease_until:
+                if key.node != view.node and view.now >= key.lease_until and _has_watched(view):
                     yield LapseKey(key.kid)
             case KeyState.PASSIVE | KeyState.REVOKED:
                 if view.now >= key.publish_until:
@@ -473,8 +499,7 @@ def revoke(
     """
     key = _require(ring, kid)
     state = step(key, KeyEvent.REVOKED)
-    remaining = max(0, key.publish_until - now)
-    kept = max(max(MAX_STALE, remaining) + timing.verifier_cache, REVOCATION_KEPT)
+    kept = max(max(MAX_STALE, key.publish_until - now) + timing.verifier_cache, REVOCATION_KEPT)
     until = max(key.publish_until, NumericDate(now + kept))
     withdrawn = replace(key, state=state, revoked_at=now, reason=reason, publish_until=until)
     return _with(ring, withdrawn), RevocationEvent(kind=Kind.KID, value=kid, expires_at=until)
