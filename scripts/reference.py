@@ -3,13 +3,20 @@
 ``.venv/bin/python scripts/reference.py`` writes them all. A new page is one function and one line.
 """
 
-from collections.abc import Callable
+import ast
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mintmark.core.timing import RULES
 from mintmark.server.settings import DEFAULT_FILE, KEYS, OTHER_VARIABLES, written
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+TESTS = (ROOT / "tests", ROOT / "src" / "mintmark" / "testing" / "conformance")
 
 MARK = "<!-- Written by scripts/reference.py from the code: change it there. -->"
 
@@ -43,8 +50,68 @@ def settings() -> str:
     return "\n\n".join(page) + "\n"
 
 
+def security() -> str:
+    """The page that is there, with its table made anew."""
+    page = (DOCS / "security.md").read_text("utf-8")
+    return re.sub(
+        r"(?s)(?<=<!-- table -->\n).*?(?=<!-- /table -->)",
+        lambda _: security_table(security_areas(), covering_tests(sources_of_tests())),
+        page,
+    )
+
+
+def security_areas() -> Mapping[str, Any]:
+    """The requirements: for each area its title, and its requirements by number."""
+    return tomllib.loads((DOCS / "security.toml").read_text("utf-8"))
+
+
+def sources_of_tests() -> dict[str, str]:
+    """The text of every file that may hold tests, by its path from the root."""
+    return {
+        path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+        for folder in TESTS
+        for path in sorted(folder.rglob("*.py"))
+    }
+
+
+def covering_tests(files: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
+    """For each id that the docstring of a test names, the file and the name of that test."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for file, text in files.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                for name in dict.fromkeys(
+                    re.findall(r"\b[A-Z]{2}[0-9]{1,2}\b", ast.get_docstring(node) or "")
+                ):
+                    found[name].append((file, node.name))
+    return found
+
+
+def security_table(areas: Mapping[str, Any], tests: Mapping[str, list[tuple[str, str]]]) -> str:
+    """A table for each area: id, requirement, and the tests that cover it or why there are none."""
+    lines: list[str] = []
+    for area, entries in areas.items():
+        lines += [f"### {entries['title']}", "", "| id | requirement | tests |", "|---|---|---|"]
+        for number, entry in entries.items():
+            if not number.isdigit():
+                continue
+            text, why = (entry, "") if isinstance(entry, str) else (entry["text"], entry["missing"])
+            covered = _tests(tests.get(f"{area}{number}", ())) or f"*none:* {why or entries['missing']}"
+            lines.append(f"| {area}{number} | {text} | {covered} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _tests(covering: Iterable[tuple[str, str]]) -> str:
+    by_file: dict[str, list[str]] = defaultdict(list)
+    for file, name in covering:
+        by_file[file].append(f"`{name.removeprefix('test_')}`")
+    return "; ".join(f"{file}: {', '.join(names)}" for file, names in by_file.items())
+
+
 PAGES: dict[str, Callable[[], str]] = {
-    "settings.md": settings,
+    "reference/settings.md": settings,
+    "security.md": security,
 }
 """The generated pages, each with the function that gives its text."""
 
@@ -52,8 +119,8 @@ PAGES: dict[str, Callable[[], str]] = {
 def main() -> None:
     """Write every page."""
     for name, text in PAGES.items():
-        (FOLDER / name).write_text(text(), "utf-8")
-        print(f"docs/reference/{name}")
+        (DOCS / name).write_text(text(), "utf-8")
+        print(f"docs/{name}")
 
 
 if __name__ == "__main__":
