@@ -54,7 +54,11 @@ def normalize_username(text: str) -> str:
     """
     import unicodedata  # noqa: PLC0415 - 1 MB of tables that only servers need
 
-    name = unicodedata.normalize("NFKC", text).strip().casefold()
+    # Folding can open what was composed, and composing what can be folded: Unicode (definition D146)
+    # does both twice, so that the normal form of a name is that name.
+    name = unicodedata.normalize("NFD", text).casefold()
+    name = unicodedata.normalize("NFKC", name).casefold()
+    name = unicodedata.normalize("NFKC", name).strip()
     if not 1 <= len(name) <= 254:
         raise ValueError("a user name has 1 to 254 characters")
     if any(unicodedata.category(character).startswith("C") for character in name):
