@@ -36,7 +36,8 @@ def parse_cursor(text: str) -> Cursor | None:
         raw = base64url.decode(text)
     except ValueError:
         return None
-    if len(raw) != _SEQ_BYTES + _MARK_BYTES:
+    # The first bit is never set: stores count in signed integers, and would fail on it.
+    if len(raw) != _SEQ_BYTES + _MARK_BYTES or raw[0] & 0x80:
         return None
     return Cursor(int.from_bytes(raw[:_SEQ_BYTES]), raw[_SEQ_BYTES:])
 
