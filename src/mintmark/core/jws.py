@@ -41,6 +41,11 @@ _PKCS1: Final = PKCS1v15()
 _PSS: Final = PSS(MGF1(_SHA256), 32)
 _ECDSA: Final = ECDSA(_SHA256)
 _ENCODER: Final = msgspec.json.Encoder()
+_DOT: Final = ord(".")
+# Looking up a member of an enum takes longer than comparing with it.
+_RS256: Final = Algorithm.RS256
+_ES256: Final = Algorithm.ES256
+_EDDSA: Final = Algorithm.EDDSA
 
 
 class Header(msgspec.Struct, frozen=True, gc=False):
@@ -105,23 +110,24 @@ def verify(key: PublicKey, message: bytes, signature: bytes) -> None:
     Raises InvalidToken (``bad_signature``) otherwise. An ES256 signature has a second valid form,
     (r, n - s): both are accepted, as RFC 7518 s.3.4 demands, so a token is never known by its signature.
     """
+    alg = key.alg
+    public: Any = key.key
     try:
-        match key.alg:
-            case Algorithm.RS256:
-                key.key.verify(signature, message, _PKCS1, _SHA256)  # type: ignore[call-arg,arg-type]
+        if alg is _RS256:
+            public.verify(signature, message, _PKCS1, _SHA256)
+            return
+        if alg is _ES256:
+            # Exactly r and s: the library wants DER, and DER must never come in from outside.
+            if len(signature) == 64:
+                der = encode_dss_signature(int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
+                public.verify(der, message, _ECDSA)
                 return
-            case Algorithm.ES256:
-                # Exactly r and s: the library wants DER, and DER must never come in from outside.
-                if len(signature) == 64:
-                    der = encode_dss_signature(int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
-                    key.key.verify(der, message, _ECDSA)  # type: ignore[call-arg,arg-type]
-                    return
-            case Algorithm.EDDSA:
-                key.key.verify(signature, message)  # type: ignore[call-arg]
-                return
-            case Algorithm.PS256:
-                key.key.verify(signature, message, _PSS, _SHA256)  # type: ignore[call-arg,arg-type]
-                return
+        elif alg is _EDDSA:
+            public.verify(signature, message)
+            return
+        else:
+            public.verify(signature, message, _PSS, _SHA256)
+            return
     except InvalidSignature:
         pass
     raise InvalidToken(Code.BAD_SIGNATURE, "the signature is not this key's")
@@ -134,38 +140,40 @@ def parse(raw: object, *, max_size: int = MAX_SIZE) -> Jws:
     and for what a header may not ask ``alg_not_allowed``, ``bad_kid``, ``typ_not_allowed``,
     ``forbidden_header``.
     """
-    message, header, payload, signature = split(raw, max_size=max_size)
+    message, header, payload, signature = split(raw, max_size)
     header_bytes, payload_bytes, signature_bytes = decode(header), decode(payload), decode(signature)
     return Jws(parse_header(header_bytes), payload_bytes, message, signature_bytes)
 
 
-def split(raw: object, *, max_size: int = MAX_SIZE) -> tuple[bytes, bytes, bytes, bytes]:
+def split(raw: object, max_size: int = MAX_SIZE) -> tuple[bytes, bytes, bytes, bytes]:
     """Signing input, header, payload and signature, still encoded: the work on any input ends here.
 
     Raises InvalidToken: ``not_text``, ``too_large``, ``not_compact``.
     """
-    # Lengths are taken and text is encoded by the base types, so that no subclass runs code here.
+    if type(raw) is str and len(raw) <= max_size and raw.isascii():
+        data = raw.encode()
+    else:
+        data = _text(raw, max_size)
+    message, _, signature = data.rpartition(b".")
+    header, dot, payload = message.partition(b".")
+    if not dot or _DOT in payload:
+        raise InvalidToken(Code.NOT_COMPACT, "the token is not three parts with a dot between them")
+    return message, header, payload, signature
+
+
+def _text(raw: object, max_size: int) -> bytes:
+    """``raw`` as bytes; the base types' own methods are called, so that no subclass runs code here."""
     if isinstance(raw, str):
-        size = str.__len__(raw)
+        size, ascii_only = str.__len__(raw), str.isascii(raw)
     elif isinstance(raw, bytes):
-        size = bytes.__len__(raw)
+        size, ascii_only = bytes.__len__(raw), bytes.isascii(raw)
     else:
         raise InvalidToken(Code.NOT_TEXT, "the token is not text")
     if size > max_size:
         raise InvalidToken(Code.TOO_LARGE, f"the token is longer than {max_size} characters")
-    if isinstance(raw, str):
-        if not str.isascii(raw):
-            raise InvalidToken(Code.NOT_TEXT, "the token is not ASCII")
-        data = str.encode(raw)
-    else:
-        data = raw if type(raw) is bytes else memoryview(raw).tobytes()
-        if not data.isascii():
-            raise InvalidToken(Code.NOT_TEXT, "the token is not ASCII")
-    message, _, signature = data.rpartition(b".")
-    header, dot, payload = message.partition(b".")
-    if not dot or b"." in payload:
-        raise InvalidToken(Code.NOT_COMPACT, "the token is not three parts with a dot between them")
-    return message, header, payload, signature
+    if not ascii_only:
+        raise InvalidToken(Code.NOT_TEXT, "the token is not ASCII")
+    return str.encode(raw) if isinstance(raw, str) else memoryview(raw).tobytes()
 
 
 def decode(part: bytes) -> bytes:

@@ -40,9 +40,9 @@ def _type_of_depth(depth: int) -> Any:
 
 # The type bounds integers and depth while decoding, at no cost. It grows as 2**depth, so it stops
 # where nearly all tokens do; what is deeper takes the slow way.
-_FAST: Final = msgspec.json.Decoder(_type_of_depth(_FAST_DEPTH))
-_ENCODER: Final = msgspec.json.Encoder()
-_ANY: Final = msgspec.json.Decoder()
+_decode: Final = msgspec.json.Decoder(_type_of_depth(_FAST_DEPTH)).decode
+_decode_any: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def decode(data: bytes, *, max_size: int = MAX_SIZE) -> object:
@@ -53,10 +53,10 @@ def decode(data: bytes, *, max_size: int = MAX_SIZE) -> object:
     if len(data) > max_size:
         raise NotStrictJson("longer than the limit")
     try:
-        value = _FAST.decode(data)
+        value = _decode(data)
         # What the decoder kept, written compactly, is the input: so nothing was dropped, and no
         # member came twice. Most issuers write compact JSON; the others pay for a second parse.
-        if _ENCODER.encode(value) == data:
+        if _encode(value) == data:
             return value
     except (msgspec.DecodeError, UnicodeError):
         pass
@@ -69,7 +69,7 @@ def _decode_slowly(data: bytes) -> object:
     problem = "not JSON in UTF-8"
     value: object = None
     try:
-        value = _ANY.decode(data)
+        value = _decode_any(data)
         _refuse_duplicates(data)
     except NotStrictJson as error:
         problem = str(error)

@@ -31,11 +31,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from mintmark.core import jws, strict_json
+from mintmark.core import base64url, jws, strict_json
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.claims import (
     AccessToken,
-    Profile,
     Revocation,
     access_token,
     refuse_claim,
@@ -44,6 +43,8 @@ from mintmark.core.claims import (
 )
 from mintmark.core.denylist import Denylist, Probe
 from mintmark.core.jwk import PublicKey, is_thumbprint
+from mintmark.core.policy import Policy as Policy  # noqa: PLC0414 - part of this module's interface
+from mintmark.core.policy import Profile
 from mintmark.core.refusal import Code
 from mintmark.errors import (
     ConfigurationError,
@@ -52,10 +53,8 @@ from mintmark.errors import (
     MintmarkError,
     VerifierUnavailable,
 )
-from mintmark.units import Issuer, Kid, NumericDate, Seconds
+from mintmark.units import Issuer, Kid, NumericDate
 
-MAX_LEEWAY: Final = Seconds(300)
-"""The largest leeway on ``exp``: issuers keep keys and revocations that much longer, and no more."""
 NOTHING_PASSES: Final = NumericDate(strict_json.MIN_INTEGER)
 """A ``cutoff`` that every token is issued after."""
 
@@ -65,43 +64,6 @@ _TYPS: Final[Mapping[Profile, frozenset[str | None]]] = MappingProxyType(
 _CACHED_HEADERS: Final = 256
 _CACHED_HEADER_SIZE: Final = 1024
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What one issuer's tokens must be to be accepted here.
-
-    ``audiences``: this service's names, one of which must be in the token's. ``leeway`` is for ``iat`` and
-    ``nbf``, ``exp_leeway`` for ``exp``. ``max_lifetime`` is the most that ``exp`` may lie behind ``iat``.
-    ``audience_claim`` is ``client_id`` for Cognito, whose access tokens have no ``aud``.
-    ``thumbprint_kids``: the issuer is a Mintmark, so a ``kid`` of another shape is never worth a fetch.
-    Raises ConfigurationError for a policy that would accept anything, or nothing.
-    """
-
-    issuer: Issuer
-    audiences: frozenset[str]
-    algorithms: frozenset[Algorithm] = frozenset(Algorithm)
-    profile: Profile = Profile.RFC9068
-    leeway: Seconds = Seconds(60)
-    exp_leeway: Seconds = Seconds(30)
-    max_lifetime: Seconds = Seconds(86_400)
-    audience_claim: str = "aud"
-    thumbprint_kids: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.issuer:
-            raise ConfigurationError("issuer", "an issuer has a name")
-        if type(self.audiences) is not frozenset or not self.audiences or "" in self.audiences:
-            raise ConfigurationError("audience", "a service has at least one audience, and none is empty")
-        if not self.algorithms or not self.algorithms <= frozenset(Algorithm):
-            raise ConfigurationError("algorithms", "at least one of RS256, PS256, ES256 and EdDSA")
-        for name in ("leeway", "exp_leeway"):
-            if not 0 <= getattr(self, name) <= MAX_LEEWAY:
-                raise ConfigurationError(name, f"a leeway is between 0 and {MAX_LEEWAY} seconds")
-        if self.max_lifetime < 1:
-            raise ConfigurationError("max_lifetime", "a token lives at least one second")
-        if self.audience_claim not in {"aud", "client_id"}:
-            raise ConfigurationError("audience_claim", "the audience is in aud or in client_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,32 +89,47 @@ class Trust:
 class Trusted:
     """Every issuer that is trusted, each with its :class:`Trust`; immutable.
 
-    It also remembers the headers of tokens that it has verified: an issuer's header is the same bytes for
-    as long as a key signs, and only a valid signature gets a header remembered, so no stranger can fill
-    that memory.
+    It also remembers the headers of tokens that it has verified, and for each issuer the key that they
+    led to: a header is the same bytes for as long as a key signs. Only a valid signature gets one
+    remembered, so no stranger can fill that memory.
     """
 
-    __slots__ = ("algorithms", "headers", "max_size", "trusts", "typs")
+    __slots__ = ("algorithms", "by_issuer", "headers", "max_size", "typs")
 
     def __init__(self, trusts: Iterable[Trust], *, max_size: int = jws.MAX_SIZE) -> None:
         """Raises ConfigurationError when two trusts name one issuer."""
-        by_issuer: dict[str, Trust] = {}
+        self.by_issuer: dict[str, tuple[Trust, dict[bytes, PublicKey]]] = {}
         for trust in trusts:
-            if trust.policy.issuer in by_issuer:
+            if trust.policy.issuer in self.by_issuer:
                 raise ConfigurationError("issuer", "an issuer is configured once")
-            by_issuer[trust.policy.issuer] = trust
-        self.trusts: Mapping[str, Trust] = MappingProxyType(by_issuer)
+            self.by_issuer[trust.policy.issuer] = (trust, {})
         self.max_size = max_size
         # What some issuer allows: all that can be said before the payload names the issuer (step 4).
-        self.algorithms = frozenset().union(*(t.policy.algorithms for t in by_issuer.values()))
-        self.typs: frozenset[str | None] = frozenset().union(
-            *(_TYPS[t.policy.profile] for t in by_issuer.values())
-        )
+        policies = [trust.policy for trust, _ in self.by_issuer.values()]
+        self.algorithms = frozenset().union(*(policy.algorithms for policy in policies))
+        self.typs: frozenset[str | None] = frozenset().union(*(_TYPS[policy.profile] for policy in policies))
         self.headers: dict[bytes, jws.Header] = {}
+
+    def trust(self, issuer: Issuer) -> Trust | None:
+        """What is believed about ``issuer``; None if it is not trusted."""
+        found = self.by_issuer.get(issuer)
+        return None if found is None else found[0]
+
+    def remember(
+        self, part: bytes, header: jws.Header, key: PublicKey, proven: dict[bytes, PublicKey]
+    ) -> None:
+        """Note that a token with this header, still encoded, verified under ``key``."""
+        if len(part) > _CACHED_HEADER_SIZE:
+            return
+        for memory in (self.headers, proven):
+            if len(memory) >= _CACHED_HEADERS:
+                memory.clear()
+        self.headers[part] = header
+        proven[part] = key
 
     def replace(self, trust: Trust) -> "Trusted":
         """The same, but for what is believed about ``trust``'s issuer."""
-        others = (t for t in self.trusts.values() if t.policy.issuer != trust.policy.issuer)
+        others = (known for known, _ in self.by_issuer.values() if known.policy.issuer != trust.policy.issuer)
         return Trusted([*others, trust], max_size=self.max_size)
 
 
@@ -179,64 +156,75 @@ def verify(
 
     ``fresh_revocation`` refuses with 503 unless the issuer's feed is live. Raises as the module says.
     """
-    # 1 and 2, then 3 and 4 unless these very bytes were found good before.
-    message, header_part, payload_part, signature_part = jws.split(raw, max_size=trusted.max_size)
+    # 1
+    message, header_part, payload_part, signature_part = jws.split(raw, trusted.max_size)
+    # 2 to 4; a header that is remembered has passed them.
     header = trusted.headers.get(header_part)
-    known = header is not None
-    header_bytes = b"" if known else jws.decode(header_part)
-    payload = jws.decode(payload_part)
-    signature = jws.decode(signature_part)
+    header_bytes = jws.decode(header_part) if header is None else b""
+    try:
+        payload = base64url.decode(payload_part)
+        signature = base64url.decode(signature_part)
+    except base64url.NotBase64url:
+        raise InvalidToken(Code.NOT_BASE64URL, "a part of the token is not base64url") from None
     if header is None:
         header = jws.parse_header(header_bytes)
         _check_header(header, trusted.algorithms, trusted.typs)
-    kid = header.kid
     # 5
-    claims = _payload(payload)
+    try:
+        claims = strict_json.decode(payload)
+    except strict_json.NotStrictJson as error:
+        raise InvalidToken(Code.BAD_PAYLOAD, f"the payload is refused: {error}") from None
+    if type(claims) is not dict:
+        raise InvalidToken(Code.BAD_PAYLOAD, "the payload is no object")
     # 6
     iss = claims.get("iss")
     if type(iss) is not str:
         refuse_claim(claims, "iss")
-    trust = trusted.trusts.get(iss)
-    if trust is None:
+    found = trusted.by_issuer.get(iss)
+    if found is None:
         raise InvalidToken(Code.UNKNOWN_ISSUER, "iss is no configured issuer")
+    trust, proven = found
     policy = trust.policy
-    # 4 once more, now that the issuer is known: another issuer's permission is not this one's.
-    if header.alg not in policy.algorithms or header.typ not in _TYPS[policy.profile]:
+    key = proven.get(header_part)
+    if key is None:
+        # 4 again, now that the issuer is known: what another issuer may do this one may not.
         _check_header(header, policy.algorithms, _TYPS[policy.profile])
     # 7
-    aud = texts_of(claims, policy.audience_claim)
-    if policy.audiences.isdisjoint(aud):
+    aud = claims.get(policy.audience_claim)
+    if type(aud) is str:
+        good = aud in policy.audiences
+        aud = (aud,)
+    else:
+        aud = texts_of(claims, policy.audience_claim)
+        good = not policy.audiences.isdisjoint(aud)
+    if not good:
         raise InvalidToken(Code.WRONG_AUDIENCE, "aud names no audience of this service")
-    check_exp(time_of(claims, "exp"), policy, now)
+    exp = claims.get("exp")
+    if type(exp) is not int:
+        refuse_claim(claims, "exp")
+    check_exp(exp, policy, now)
     if "nbf" in claims and time_of(claims, "nbf") > now + policy.leeway:
         raise InvalidToken(Code.NOT_YET_VALID, "nbf has not come")
-    # 8
-    key = trust.keys.get(kid)  # type: ignore[arg-type]
+    # 8 and 9
     if key is None:
-        raise _key_absent(header, claims, trust, aud, now)
-    if key.alg is not header.alg:
-        raise InvalidToken(Code.ALG_MISMATCH, "the key is for another algorithm than the header names")
-    # 9
-    jws.verify(key, message, signature)
-    if not known and len(header_part) <= _CACHED_HEADER_SIZE:
-        headers = trusted.headers
-        if len(headers) >= _CACHED_HEADERS:
-            headers.clear()
-        headers[header_part] = header
-    # 10 to 13
-    token = access_token(claims, policy.profile, aud=aud, kid=key.kid, revocation=trust.revocation)
-    _check_times(token, policy, now)
-    _check_bearer(claims)
-    admit(token, trust, scopes=scopes, fresh_revocation=fresh_revocation)
+        key = _key(header, claims, trust, aud, now)
+        jws.verify(key, message, signature)
+        trusted.remember(header_part, header, key, proven)
+    else:
+        jws.verify(key, message, signature)
+    # 10 and 11
+    token = access_token(claims, policy, now, aud, kid=key.kid, revocation=trust.revocation)
+    # 12 and 13
+    admit(token, trust, scopes, fresh_revocation)
     return token
 
 
 def admit(
     token: AccessToken,
     trust: Trust,
-    *,
     scopes: frozenset[str] = _NO_SCOPES,
     fresh_revocation: bool = False,
+    *,
     probe: Probe | None = None,
 ) -> None:
     """Steps 12 and 13 for a token whose signature is known to be good: what can change while it lives.
@@ -261,20 +249,10 @@ def admit(
         raise InsufficientScope(tuple(sorted(scopes - token.scopes)))
 
 
-def check_exp(exp: NumericDate, policy: Policy, now: NumericDate) -> None:
+def check_exp(exp: int, policy: Policy, now: NumericDate) -> None:
     """Raise InvalidToken (``expired``) when ``now`` >= ``exp`` + ``exp_leeway`` (RFC 7519 s.4.1.4)."""
     if now >= exp + policy.exp_leeway:
         raise InvalidToken(Code.EXPIRED, "exp has passed")
-
-
-def _payload(data: bytes) -> dict[str, Any]:
-    try:
-        claims = strict_json.decode(data)
-    except strict_json.NotStrictJson as error:
-        raise InvalidToken(Code.BAD_PAYLOAD, f"the payload is refused: {error}") from None
-    if type(claims) is not dict:
-        raise InvalidToken(Code.BAD_PAYLOAD, "the payload is no object")
-    return claims
 
 
 def _check_header(header: jws.Header, algorithms: frozenset[Algorithm], typs: frozenset[str | None]) -> None:
@@ -286,28 +264,23 @@ def _check_header(header: jws.Header, algorithms: frozenset[Algorithm], typs: fr
         raise InvalidToken(Code.BAD_KID, "kid is missing")
 
 
-def _check_times(token: AccessToken, policy: Policy, now: NumericDate) -> None:
-    lifetime = token.exp - token.iat
-    if lifetime > policy.max_lifetime or lifetime <= 0:
-        raise InvalidToken(Code.LIFETIME_TOO_LONG, "exp is too far from iat, or not behind it")
-    if token.iat > now + policy.leeway:
-        raise InvalidToken(Code.ISSUED_IN_FUTURE, "iat is in the future")
-
-
-def _check_bearer(claims: Mapping[str, Any]) -> None:
-    # RFC 7800 s.3.1: whoever merely shows such a token has not proved that it is his.
-    if "cnf" in claims:
-        raise InvalidToken(Code.SENDER_CONSTRAINED, "cnf binds the token to a key that a bearer cannot prove")
-
-
-def _key_absent(
+def _key(
     header: jws.Header, claims: dict[str, Any], trust: Trust, aud: tuple[str, ...], now: NumericDate
-) -> MintmarkError:
-    """What step 8 raises: steps 10 and 11 go first, since only a plausible token is worth a fetch."""
+) -> PublicKey:
+    """The issuer's key that ``header`` names, for the algorithm that it names (step 8).
+
+    Without it steps 10 and 11 go first, and only then KeyAbsent: a token that is wrong in itself is worth
+    no fetch.
+    """
     kid, policy = header.kid, trust.policy
-    if kid is None or (policy.thumbprint_kids and not is_thumbprint(kid)):
-        return InvalidToken(Code.UNKNOWN_KID, "kid has not the shape of this issuer's keys")
-    token = access_token(claims, policy.profile, aud=aud, kid=kid, revocation=trust.revocation)
-    _check_times(token, policy, now)
-    _check_bearer(claims)
-    return KeyAbsent(policy.issuer, kid, header.alg, token.iat)
+    if kid is None:
+        raise InvalidToken(Code.BAD_KID, "kid is missing")
+    key = trust.keys.get(kid)
+    if key is None:
+        if policy.thumbprint_kids and not is_thumbprint(kid):
+            raise InvalidToken(Code.UNKNOWN_KID, "kid has not the shape of this issuer's keys")
+        token = access_token(claims, policy, now, aud, kid=kid, revocation=trust.revocation)
+        raise KeyAbsent(policy.issuer, kid, header.alg, token.iat)
+    if key.alg is not header.alg:
+        raise InvalidToken(Code.ALG_MISMATCH, "the key is for another algorithm than the header names")
+    return key
