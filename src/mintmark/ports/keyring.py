@@ -4,17 +4,21 @@
 - RING-2 A swap is taken whole or not at all, its log entries included.
 - RING-3 ``read`` shows one generation, never parts of two, with all heartbeats and the store's time.
 - RING-4 An issuer that nothing was written for reads as an empty ring of generation 0.
-- RING-5 A heartbeat carries the store's time, not the node's; leaving removes it.
+- RING-5 A heartbeat carries the store's time, not the node's; leaving removes it, and one that was not
+  renewed for a day is forgotten once another node joins.
 - RING-6 Of any number of first writers of the timing settings one is taken, and all read the same.
 - RING-7 A ``publish_until`` in the store is never lowered, whatever is swapped in.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from mintmark.core.keyring import Member, Ring
 from mintmark.core.revocation import RevocationEvent
-from mintmark.units import Issuer, NodeId, NumericDate
+from mintmark.units import Issuer, NodeId, NumericDate, Seconds
+
+FORGOTTEN_AFTER: Final = Seconds(86_400)
+"""A heartbeat row this old is of a node that died long ago: nodes are never the same twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,11 @@ class KeyRingStore(Protocol):
         self, expected: int, ring: Ring, *, events: tuple[tuple[RevocationEvent, str], ...] = ()
     ) -> bool:
         """Whether ``ring`` was taken in place of generation ``expected``, its events (each with its cause)
-        appended to the log in the same transaction. False: somebody else was first; read again."""
+        appended to the log in the same transaction. False: somebody else was first; read again.
+
+        Raises ValueError unless the generation of ``ring`` is later than ``expected``: two rings under one
+        number could not be told apart.
+        """
         ...
 
     async def beat(self, issuer: Issuer, node: NodeId, *, ring_generation: int) -> NumericDate:

@@ -6,8 +6,10 @@ so on), in the same transaction; so there is no ``append`` here.
 - LOG-1 Readers see every committed entry exactly once, in ``seq`` order without gaps, and never miss one
   that committed late (V1).
 - LOG-2 A page never holds an entry whose ``expires_at`` has passed; entries that expired are pruned.
-- LOG-3 A cursor that is not of this log, or lies before what it still keeps, is CursorGone.
-- LOG-4 No pause of a client can hold up another's append for longer than the lock time-out.
+- LOG-3 A cursor that is not of this log, or whose entry the log no longer keeps, is CursorGone; that of the
+  newest entry, and that of an empty log, are good for ever.
+- LOG-4 A page that is ``complete`` carries the head's cursor; one that is not, that of its last entry.
+- LOG-5 No pause of a client can hold up another's append for longer than the lock time-out.
 """
 
 from dataclasses import dataclass

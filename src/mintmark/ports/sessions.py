@@ -9,15 +9,21 @@
 - SESSION-5 ``start`` is taken only while the user is enabled and has the password that was checked, and
   the client exists.
 - SESSION-6 A redemption that repeats an answer (same version) does not make another one lose.
+- SESSION-7 ``list`` shows what has neither ended nor expired, newest first.
+- SESSION-8 ``prune`` removes a row no earlier than KEPT_FOR after the session was over and its last access
+  token had expired, and then it does.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from mintmark.core.directory import User
 from mintmark.core.sessions import EndCause, Redeem, Session
-from mintmark.core.timing import Timing
-from mintmark.units import Issuer, NumericDate, Rid, Sub
+from mintmark.core.timing import MAX_LEEWAY, Timing
+from mintmark.units import Issuer, NumericDate, Rid, Seconds, Sub
+
+KEPT_FOR: Final = Seconds(86_400 + MAX_LEEWAY)
+"""How long a row outlives its session and its last token: longer than any leeway and any skew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +64,5 @@ class SessionStore(Protocol):
         ...
 
     async def prune(self, issuer: Issuer) -> int:
-        """Remove rows that can matter to nobody any more: expired, and every token of theirs expired."""
+        """Remove rows that can matter to nobody any more; how many went (SESSION-8)."""
         ...

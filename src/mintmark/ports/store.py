@@ -9,7 +9,8 @@ What holds for every operation:
   seconds; nothing foreign comes out.
 - STORE-3 Times are the store's own: ``now()`` is one clock for all nodes.
 - STORE-4 Issuers do not see each other's rows.
-- STORE-5 ``open()`` creates or upgrades the schema and may be called by many processes at once.
+- STORE-5 ``open()`` creates or upgrades the schema and may be called by many processes at once. It alone may
+  take longer than two seconds, where another process is upgrading.
 """
 
 from typing import Protocol

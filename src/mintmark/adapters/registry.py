@@ -1,0 +1,40 @@
+"""Which adapter a setting names: one line each, imported only when it is configured."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Final, cast
+
+from mintmark.errors import ConfigurationError
+from mintmark.ports.bus import Bus
+from mintmark.ports.clock import Clock, Entropy
+from mintmark.ports.store import Store
+
+STORES: Final[Mapping[str, str]] = {
+    "sqlite": "mintmark.adapters.sql.sqlite:from_url",
+}
+"""By the scheme of the setting ``store``: what makes a store of a URL, a clock and entropy."""
+
+BUSES: Final[Mapping[str, str]] = {
+    "sqlite": "mintmark.adapters.sqlite_bus:from_url",
+}
+"""By the scheme of ``bus``, or of ``store`` where ``bus`` is ``none``: what makes a bus of URL and clock."""
+
+
+def make_store(url: str, *, clock: Clock, entropy: Entropy) -> Store:
+    """The store that ``url`` names, not yet open; raises ConfigurationError for a scheme without one."""
+    make = _find(STORES, url, key="store")
+    return cast("Store", make(url, clock=clock, entropy=entropy))
+
+
+def make_bus(url: str, *, store: str, clock: Clock) -> Bus:
+    """The bus that ``url`` names, or the one that the store at ``store`` brings where ``url`` is ``none``."""
+    found, key = (store, "store") if url == "none" else (url, "bus")
+    return cast("Bus", _find(BUSES, found, key=key)(found, clock=clock))
+
+
+def _find(registry: Mapping[str, str], url: str, *, key: str) -> Any:
+    scheme = url.partition(":")[0].partition("+")[0]
+    if scheme not in registry:
+        raise ConfigurationError(key, f"{scheme!r} is none of {', '.join(sorted(registry))}")
+    module, _, name = registry[scheme].partition(":")
+    return getattr(import_module(module), name)

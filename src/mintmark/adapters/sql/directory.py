@@ -1,0 +1,186 @@
+"""Users and clients in SQL."""
+
+from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
+
+from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list
+from mintmark.adapters.sql.schema import clients, users
+from mintmark.adapters.sql.sessions import Ending, SessionRows
+from mintmark.core.directory import Client, User
+from mintmark.core.sessions import EndCause
+from mintmark.core.timing import Timing
+from mintmark.errors import Conflict, NotFound
+from mintmark.units import ClientId, Issuer, Sub
+
+_USERS = select(users).where(users.c.issuer == bindparam("issuer")).order_by(users.c.username)
+_USER = select(users).where(users.c.issuer == bindparam("issuer"), users.c.sub == bindparam("sub"))
+_USER_NAMED = select(users).where(
+    users.c.issuer == bindparam("issuer"), users.c.username == bindparam("username")
+)
+_THIS_USER = update(users).where(users.c.issuer == bindparam("of"), users.c.sub == bindparam("which"))
+_DISABLE = _THIS_USER.where(users.c.disabled_at.is_(None)).values(disabled_at=bindparam("now"))
+_SET_PASSWORD = _THIS_USER.values(password_hash=bindparam("new_hash"), password_changed_at=bindparam("now"))
+_REHASH = _THIS_USER.where(users.c.password_hash == bindparam("old_hash")).values(
+    password_hash=bindparam("new_hash")
+)
+_CLIENTS = select(clients).where(clients.c.issuer == bindparam("issuer")).order_by(clients.c.client_id)
+_CLIENT = select(clients).where(
+    clients.c.issuer == bindparam("issuer"), clients.c.client_id == bindparam("client_id")
+)
+_SET_SECRET = (
+    update(clients)
+    .where(clients.c.issuer == bindparam("of"), clients.c.client_id == bindparam("which"))
+    .values(secret_hash=bindparam("new_hash"))
+)
+_REMOVE = delete(clients).where(
+    clients.c.issuer == bindparam("of"), clients.c.client_id == bindparam("which")
+)
+
+_NO_USER = "there is no such user"
+_NO_CLIENT = "there is no such client"
+
+
+class DirectoryRows:
+    """The statements on users and clients that do more than one thing."""
+
+    def __init__(self, database: Database, sessions: SessionRows) -> None:
+        self._time = database.time
+        self._sessions = sessions
+
+    def disable_user(self, connection: Connection, issuer: Issuer, sub: Sub, timing: Timing) -> int:
+        """As the port's."""
+        now = self._time.read(connection)
+        if connection.execute(_DISABLE, {"of": issuer, "which": sub, "now": now}).rowcount == 0:
+            if connection.execute(_USER, {"issuer": issuer, "sub": sub}).first() is None:
+                raise NotFound(_NO_USER)
+            return 0
+        return len(self._sessions.end(connection, issuer, sub, Ending("sub", EndCause.USER_DISABLED, timing)))
+
+    def set_password(
+        self, connection: Connection, issuer: Issuer, sub: Sub, password_hash: str, timing: Timing
+    ) -> int:
+        """As the port's."""
+        now = self._time.read(connection)
+        change = {"of": issuer, "which": sub, "new_hash": password_hash, "now": now}
+        if connection.execute(_SET_PASSWORD, change).rowcount == 0:
+            raise NotFound(_NO_USER)
+        ending = Ending("sub", EndCause.PASSWORD_CHANGED, timing)
+        return len(self._sessions.end(connection, issuer, sub, ending))
+
+    def remove_client(
+        self, connection: Connection, issuer: Issuer, client_id: ClientId, timing: Timing
+    ) -> int:
+        """As the port's."""
+        if connection.execute(_REMOVE, {"of": issuer, "which": client_id}).rowcount == 0:
+            raise NotFound(_NO_CLIENT)
+        ending = Ending("client_id", EndCause.CLIENT_REMOVED, timing)
+        return len(self._sessions.end(connection, issuer, client_id, ending))
+
+
+class SqlDirectory:
+    """:class:`mintmark.ports.directory.Directory` in SQL."""
+
+    def __init__(self, database: Database, rows: DirectoryRows) -> None:
+        self._database = database
+        self._rows = rows
+
+    async def add_user(self, user: User) -> None:
+        """Raises Conflict where the name or the subject is taken."""
+        row = {
+            "issuer": user.issuer,
+            "sub": user.sub,
+            "username": user.username,
+            "password_hash": user.password_hash,
+            "scopes": encode_list(user.scopes),
+            "created_at": user.created_at,
+            "password_changed_at": user.password_changed_at,
+            "disabled_at": user.disabled_at,
+        }
+        try:
+            await self._database.write(lambda c: c.execute(insert(users), row).rowcount, single=True)
+        except Collision:
+            raise Conflict("there is a user of this name or subject already") from None
+
+    async def user_named(self, issuer: Issuer, username: str) -> User | None:
+        """The user of this normalized name."""
+        asked = {"issuer": issuer, "username": username}
+        row = await self._database.read(lambda c: c.execute(_USER_NAMED, asked).mappings().first())
+        return None if row is None else _user(row)
+
+    async def user(self, issuer: Issuer, sub: Sub) -> User | None:
+        """The user of this subject."""
+        asked = {"issuer": issuer, "sub": sub}
+        row = await self._database.read(lambda c: c.execute(_USER, asked).mappings().first())
+        return None if row is None else _user(row)
+
+    async def users(self, issuer: Issuer) -> tuple[User, ...]:
+        """All users, by name."""
+        rows = await self._database.read(lambda c: c.execute(_USERS, {"issuer": issuer}).mappings().all())
+        return tuple(_user(row) for row in rows)
+
+    async def disable_user(self, issuer: Issuer, sub: Sub, *, timing: Timing) -> int:
+        """Disable, and end every session; how many it ended."""
+        return await self._database.write(lambda c: self._rows.disable_user(c, issuer, sub, timing))
+
+    async def set_password(self, issuer: Issuer, sub: Sub, password_hash: str, *, timing: Timing) -> int:
+        """Change the password, and end every session; how many it ended."""
+        return await self._database.write(
+            lambda c: self._rows.set_password(c, issuer, sub, password_hash, timing)
+        )
+
+    async def rehash_password(self, user: User, password_hash: str) -> bool:
+        """Store the same password under newer parameters; False where it was changed meanwhile."""
+        change = {
+            "of": user.issuer,
+            "which": user.sub,
+            "old_hash": user.password_hash,
+            "new_hash": password_hash,
+        }
+        return await self._database.write(lambda c: c.execute(_REHASH, change).rowcount == 1, single=True)
+
+    async def add_client(self, client: Client) -> None:
+        """Raises Conflict where the id is taken."""
+        row = {
+            "issuer": client.issuer,
+            "client_id": client.client_id,
+            "name": client.name,
+            "secret_hash": client.secret_hash,
+            "grant_types": encode_list(client.grant_types),
+            "audiences": encode_list(client.audiences),
+            "scopes": encode_list(client.scopes),
+            "first_party": client.first_party,
+            "created_at": client.created_at,
+        }
+        try:
+            await self._database.write(lambda c: c.execute(insert(clients), row).rowcount, single=True)
+        except Collision:
+            raise Conflict("there is a client of this id already") from None
+
+    async def client(self, issuer: Issuer, client_id: ClientId) -> Client | None:
+        """The client of this id."""
+        asked = {"issuer": issuer, "client_id": client_id}
+        row = await self._database.read(lambda c: c.execute(_CLIENT, asked).mappings().first())
+        return None if row is None else _client(row)
+
+    async def clients(self, issuer: Issuer) -> tuple[Client, ...]:
+        """All clients, by id."""
+        rows = await self._database.read(lambda c: c.execute(_CLIENTS, {"issuer": issuer}).mappings().all())
+        return tuple(_client(row) for row in rows)
+
+    async def set_client_secret(self, issuer: Issuer, client_id: ClientId, secret_hash: bytes) -> None:
+        """Replace the secret."""
+        change = {"of": issuer, "which": client_id, "new_hash": secret_hash}
+        if await self._database.write(lambda c: c.execute(_SET_SECRET, change).rowcount, single=True) == 0:
+            raise NotFound(_NO_CLIENT)
+
+    async def remove_client(self, issuer: Issuer, client_id: ClientId, *, timing: Timing) -> int:
+        """Remove it, and end every session of its; how many it ended."""
+        return await self._database.write(lambda c: self._rows.remove_client(c, issuer, client_id, timing))
+
+
+def _user(row: RowMapping) -> User:
+    return User(**{**row, "scopes": decode_list(row["scopes"])})
+
+
+def _client(row: RowMapping) -> Client:
+    lists = ("grant_types", "audiences", "scopes")
+    return Client(**{**row, **{name: decode_list(row[name]) for name in lists}})

@@ -1,0 +1,324 @@
+"""Refresh sessions in SQL: one row each, changed by one conditional statement."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    case,
+    delete,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list
+from mintmark.adapters.sql.revocations import LogRows
+from mintmark.adapters.sql.schema import clients, sessions, users
+from mintmark.core.directory import User
+from mintmark.core.log import denied_until
+from mintmark.core.revocation import Kind, RevocationEvent
+from mintmark.core.sessions import EndCause, Redeem, Session
+from mintmark.core.timing import Timing
+from mintmark.errors import StoreDamaged
+from mintmark.ports.sessions import KEPT_FOR, SessionView
+from mintmark.units import ClientId, Issuer, Rid, Sub
+
+_PRUNED_AT_ONCE = 500
+
+_columns = sessions.c
+_READ = select(sessions).where(_columns.issuer == bindparam("issuer"), _columns.rid == bindparam("rid"))
+
+# The user's and the client's rows are locked where the database has row locks: a user who is disabled in
+# the same moment is disabled before, and nothing starts, or after, and the session is among those ended.
+_START = insert(sessions).from_select(
+    [column.name for column in _columns],
+    select(*(bindparam(column.name, type_=column.type) for column in _columns))
+    .select_from(users.join(clients, users.c.issuer == clients.c.issuer))
+    .where(
+        users.c.issuer == bindparam("of"),
+        users.c.sub == bindparam("user_sub"),
+        users.c.password_hash == bindparam("user_password_hash"),
+        users.c.disabled_at.is_(None),
+        clients.c.client_id == bindparam("session_client_id"),
+    )
+    .with_for_update(read=True),
+)
+
+
+def _larger(column: ColumnElement[int], name: str) -> ColumnElement[int]:
+    """The larger of the row's value and the parameter ``name``; MAX() of two has no common spelling."""
+    offered: ColumnElement[int] = bindparam(name, type_=column.type)
+    return case((column > offered, column), else_=offered)
+
+
+def _redeem(now: ColumnElement[int]) -> Any:
+    """One statement with every guard in it: whoever it changes a row for has won (R1, R5)."""
+    same = {
+        name: bindparam(f"new_{name}", type_=_columns[name].type)
+        for name in (
+            "generation",
+            "sealed",
+            "rotated_at",
+            "presented",
+            "parent",
+            "parent_sealed",
+            "parent_spent_at",
+            "last_kid",
+            "version",
+        )
+    }
+    return (
+        update(sessions)
+        .where(
+            _columns.issuer == bindparam("of"),
+            _columns.rid == bindparam("which"),
+            _columns.version == bindparam("expected"),
+            _columns.ended_at.is_(None),
+            _columns.expires_at > now,
+            _columns.idle_until > now,
+        )
+        .values(
+            **same,
+            idle_until=_larger(_columns.idle_until, "new_idle_until"),
+            last_exp=_larger(_columns.last_exp, "new_last_exp"),
+        )
+    )
+
+
+def _ending(*which: ColumnElement[bool]) -> Any:
+    return (
+        update(sessions)
+        .where(_columns.issuer == bindparam("of"), *which, _columns.ended_at.is_(None))
+        .values(ended_at=bindparam("at"), end_cause=bindparam("cause"), version=_columns.version + 1)
+        .returning(_columns.rid, _columns.last_exp)
+    )
+
+
+# Also those that have expired but are still there: a clock that is set back must not revive them.
+_ENDINGS = {name: _ending(_columns[name] == bindparam("which")) for name in ("rid", "sub", "client_id")}
+
+_LIVE = (
+    select(sessions)
+    .where(
+        _columns.issuer == bindparam("issuer"),
+        _columns.ended_at.is_(None),
+        _columns.expires_at > bindparam("now"),
+        _columns.idle_until > bindparam("now"),
+    )
+    .order_by(_columns.created_at.desc(), _columns.rid)
+    .limit(bindparam("limit"))
+)
+_LIVE_OF_USER = _LIVE.where(_columns.sub == bindparam("sub"))
+
+_OVER = and_(
+    _columns.last_exp <= bindparam("before"),
+    or_(
+        _columns.ended_at <= bindparam("before"),
+        _columns.expires_at <= bindparam("before"),
+        _columns.idle_until <= bindparam("before"),
+    ),
+)
+_FIND_OVER = (
+    select(_columns.rid)
+    .where(_columns.issuer == bindparam("issuer"), _columns.rid > bindparam("behind"), _OVER)
+    .order_by(_columns.rid)
+    .limit(_PRUNED_AT_ONCE)
+)
+_REMOVE = delete(sessions).where(
+    _columns.issuer == bindparam("of"), _columns.rid.in_(bindparam("rids", expanding=True)), _OVER
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Which sessions end (all those with one value of the column ``of``), and why."""
+
+    of: Literal["rid", "sub", "client_id"]
+    cause: EndCause
+    timing: Timing
+
+
+class SessionRows:
+    """The statements on sessions; others end sessions through it, inside their transactions."""
+
+    def __init__(self, database: Database, log: LogRows) -> None:
+        self._time = database.time
+        self._log = log
+        self._redeem = _redeem(database.time.expression)
+
+    def start(self, connection: Connection, session: Session, user: User) -> bool:
+        """As the port's."""
+        guarded = {
+            "of": session.issuer,
+            "user_sub": user.sub,
+            "user_password_hash": user.password_hash,
+            "session_client_id": session.client_id,
+        }
+        return connection.execute(_START, {**_row(session), **guarded}).rowcount == 1
+
+    def read(self, connection: Connection, issuer: Issuer, rid: Rid) -> SessionView:
+        """As the port's."""
+        row = connection.execute(_READ, {"issuer": issuer, "rid": rid}).mappings().first()
+        return SessionView(None if row is None else _session(row), self._time.read(connection))
+
+    def redeem(self, connection: Connection, change: Redeem) -> bool:
+        """As the port's, in one statement."""
+        before, after = change.before, change.after
+        parameters = {
+            "of": before.issuer,
+            "which": before.rid,
+            "expected": before.version,
+            "new_generation": after.generation,
+            "new_sealed": after.sealed,
+            "new_rotated_at": after.rotated_at,
+            "new_presented": after.presented,
+            "new_parent": after.parent,
+            "new_parent_sealed": after.parent_sealed,
+            "new_parent_spent_at": after.parent_spent_at,
+            "new_last_kid": after.last_kid,
+            "new_version": after.version,
+            "new_idle_until": after.idle_until,
+            "new_last_exp": after.last_exp,
+            **self._time.parameters(),
+        }
+        return bool(connection.execute(self._redeem, parameters).rowcount == 1)
+
+    def end(
+        self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
+    ) -> tuple[Rid, ...]:
+        """End the sessions that ``which`` names, with one event each where a token may still be valid.
+
+        Those that ended now; not those that had ended before.
+        """
+        now = self._time.read(connection)
+        parameters = {"of": issuer, "which": which, "at": now, "cause": ending.cause.value}
+        ended = connection.execute(_ENDINGS[ending.of], parameters).all()
+        events = [
+            (RevocationEvent(kind=Kind.RID, value=rid, expires_at=until), ending.cause.value)
+            for rid, last_exp in ended
+            if (until := denied_until(last_exp, ending.timing)) > now
+        ]
+        self._log.append(connection, issuer, events, at=now)
+        return tuple(rid for rid, _ in ended)
+
+    def live(
+        self, connection: Connection, issuer: Issuer, sub: Sub | None, limit: int
+    ) -> tuple[Session, ...]:
+        """As the port's ``list``."""
+        asked = {"issuer": issuer, "limit": limit, "now": self._time.read(connection)}
+        statement = _LIVE if sub is None else _LIVE_OF_USER
+        rows = connection.execute(statement, asked if sub is None else {**asked, "sub": sub}).mappings()
+        return tuple(_session(row) for row in rows.all())
+
+    def over(self, connection: Connection, issuer: Issuer, behind: str) -> tuple[Rid, ...]:
+        """Some sessions, by ``rid`` and beyond ``behind``, that can matter to nobody any more."""
+        asked = {"issuer": issuer, "behind": behind, "before": self._time.read(connection) - KEPT_FOR}
+        return tuple(connection.execute(_FIND_OVER, asked).scalars())
+
+    def remove(self, connection: Connection, issuer: Issuer, rids: tuple[Rid, ...]) -> int:
+        """Remove those of ``rids`` that can matter to nobody any more; how many went."""
+        before = self._time.read(connection) - KEPT_FOR
+        return connection.execute(_REMOVE, {"of": issuer, "rids": rids, "before": before}).rowcount
+
+
+class SqlSessions:
+    """:class:`mintmark.ports.sessions.SessionStore` in SQL."""
+
+    def __init__(self, database: Database, rows: SessionRows) -> None:
+        self._database = database
+        self._rows = rows
+
+    async def start(self, session: Session, *, user: User) -> bool:
+        """Whether the session was written; False where the user or the client changed meanwhile."""
+        try:
+            return await self._database.write(lambda c: self._rows.start(c, session, user), single=True)
+        except Collision:
+            return False
+
+    async def read(self, issuer: Issuer, rid: Rid) -> SessionView:
+        """The row as it is."""
+        return await self._database.read(lambda c: self._rows.read(c, issuer, rid))
+
+    async def redeem(self, change: Redeem) -> bool:
+        """Whether ``change.after`` was taken in place of the version of ``change.before``."""
+        return await self._database.write(lambda c: self._rows.redeem(c, change), single=True)
+
+    async def end(self, issuer: Issuer, rid: Rid, *, cause: EndCause, timing: Timing) -> bool:
+        """Whether this call ended the session."""
+        ended = await self._database.write(
+            lambda c: self._rows.end(c, issuer, rid, Ending("rid", cause, timing))
+        )
+        return bool(ended)
+
+    async def end_all(self, issuer: Issuer, sub: Sub, *, cause: EndCause, timing: Timing) -> tuple[Rid, ...]:
+        """End every session of a user; those that this call ended."""
+        return await self._database.write(
+            lambda c: self._rows.end(c, issuer, sub, Ending("sub", cause, timing))
+        )
+
+    async def list(self, issuer: Issuer, *, sub: Sub | None = None, limit: int = 100) -> tuple[Session, ...]:
+        """Sessions that have neither ended nor expired, newest first."""
+        return await self._database.read(lambda c: self._rows.live(c, issuer, sub, limit))
+
+    async def prune(self, issuer: Issuer) -> int:
+        """Remove rows that can matter to nobody any more.
+
+        They are looked for outside any writing transaction, which the search through all rows would hold
+        up, and judged again as they are removed.
+        """
+        total, behind = 0, ""
+        while True:
+            at = behind
+            found = await self._database.read(lambda c: self._rows.over(c, issuer, at))  # noqa: B023
+            if not found:
+                return total
+            total += await self._database.write(lambda c: self._rows.remove(c, issuer, found), single=True)  # noqa: B023
+            behind = found[-1]
+
+
+def _row(session: Session) -> Mapping[str, Any]:
+    return {
+        "issuer": session.issuer,
+        "rid": session.rid,
+        "sub": session.sub,
+        "client_id": session.client_id,
+        "scope": encode_list(session.scope),
+        "audience": encode_list(session.audience),
+        "auth_time": session.auth_time,
+        "amr": encode_list(session.amr),
+        "created_at": session.created_at,
+        "idle_until": session.idle_until,
+        "expires_at": session.expires_at,
+        "public_key": session.public_key,
+        "generation": session.generation,
+        "sealed": session.sealed,
+        "rotated_at": session.rotated_at,
+        "presented": session.presented,
+        "parent": session.parent,
+        "parent_sealed": session.parent_sealed,
+        "parent_spent_at": session.parent_spent_at,
+        "last_exp": session.last_exp,
+        "last_kid": session.last_kid,
+        "version": session.version,
+        "ended_at": session.ended_at,
+        "end_cause": None if session.end_cause is None else session.end_cause.value,
+    }
+
+
+def _session(row: RowMapping) -> Session:
+    values = dict(row)
+    for name in ("scope", "audience", "amr"):
+        values[name] = decode_list(values[name])
+    if values["end_cause"] is not None:
+        try:
+            values["end_cause"] = EndCause(values["end_cause"])
+        except ValueError:
+            raise StoreDamaged("a session ended for a cause that this code does not know") from None
+    return Session(**values)
