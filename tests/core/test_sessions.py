@@ -214,6 +214,17 @@ def test_thief_and_owner_do_not_both_go_on():
     assert decide(session, thiefs, 200) == Stolen(session.rid)
 
 
+@given(st.integers(0, 100_000))
+def test_a_clock_that_was_set_back_does_not_stretch_the_grace(back: int):
+    """F14, I5: a parent whose successor was presented is theft, however far before its rotation it is now."""
+    session, first = login()
+    session, second = redeem(session, first, 0)
+    session, _ = redeem(session, second, 1)
+    verdict = decide(session, first, -back)
+    assert isinstance(verdict, Redeem) is (back < GRACE)
+    assert redeem(session, second, -back)[0].generation == (1 if back < GRACE else 2)
+
+
 # --- R3: forgeries -----------------------------------------------------------------------------------
 
 

@@ -217,7 +217,8 @@ def decide(
     # session of a client that did nothing (RFC 6749 s.10.4).
     if client_id != session.client_id:
         return Refusal.OTHER_CLIENT
-    within_grace = now < session.rotated_at + timing.refresh_grace
+    # On both sides: a clock that was set back must not stretch the window in which a parent may return.
+    within_grace = abs(now - session.rotated_at) < timing.refresh_grace
     if token.generation == session.generation:
         if within_grace and session.generation != FIRST:
             return _repeat(session, token, token, timing, now)
