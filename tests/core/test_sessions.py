@@ -416,6 +416,16 @@ def test_the_row_remembers_the_latest_access_token():
     assert (shorter.last_exp, shorter.last_kid) == (at(900), "k2")
 
 
+def test_the_last_generation_that_a_token_can_name_ends_the_session():
+    """A count that is used up is an expired session, not an error (2^32 refreshes)."""
+    session, _ = login()
+    last = generation(2**32 - 1)
+    context = b"mintmark refresh token 1\x00" + RID + (2**32 - 1).to_bytes(4)
+    sealed = sealing.seal_once(SEED, secret=last.signature, context=context)
+    session = replace(session, generation=2**32 - 1, sealed=sealed, parent=2**32 - 2)
+    assert decide(session, last, 100) is Refusal.EXPIRED
+
+
 # --- what the store is asked to change -----------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ FIRST: Final = 0
 
 _RID_BYTES: Final = 16
 _GENERATION_BYTES: Final = 4
+_LAST: Final = 2 ** (8 * _GENERATION_BYTES) - 1
 _SIGNATURE_BYTES: Final = 64
 _TOKEN_BYTES: Final = _RID_BYTES + _GENERATION_BYTES + _SIGNATURE_BYTES
 _TOKEN_CHARACTERS: Final = len(PREFIX) + (_TOKEN_BYTES * 4 + 2) // 3
@@ -201,6 +202,7 @@ def decide(
     """What the redemption of ``token`` by ``client_id`` comes to, with ``now`` the store's time.
 
     The answer is only a proposal: of any number of proposals on one version the store takes one (R1).
+    Raises SealBroken where the row does not fit a token that is genuine: it was damaged or changed.
     """
     if session is None:
         return Refusal.UNKNOWN
@@ -209,7 +211,7 @@ def decide(
     # From here the caller has held a token of this family.
     if session.ended_at is not None:
         return Refusal.ENDED
-    if now >= session.expires_at or now >= session.idle_until:
+    if now >= session.expires_at or now >= session.idle_until or session.generation >= _LAST:
         return Refusal.EXPIRED
     if token.generation > session.generation:
         return FromTheFuture(session.rid)
