@@ -1,1 +1,8 @@
 """For tests: a clock that stands still, an issuer that misbehaves on demand."""
+
+from mintmark.testing.clock import FakeClock
+from mintmark.testing.issuer import FakeIssuer
+from mintmark.testing.key import SigningKey
+from mintmark.testing.origin import Fault
+
+__all__ = ["FakeClock", "FakeIssuer", "Fault", "SigningKey"]
