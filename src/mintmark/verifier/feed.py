@@ -1,0 +1,163 @@
+"""Following one issuer's revocations: pages until we are up to date, then the stream, then again."""
+
+import asyncio
+import logging
+from typing import Final
+from urllib.parse import urlencode
+
+from mintmark.core.feed import (
+    Heartbeat,
+    Keys,
+    Malformed,
+    Message,
+    Reset,
+    Revocation,
+    parse_message,
+    parse_page,
+)
+from mintmark.core.keyset import Bucket
+from mintmark.verifier.fetch import FetchFailed
+from mintmark.verifier.link import Link
+
+_LOGGER: Final = logging.getLogger("mintmark.verifier")
+_BACKOFF_MAX: Final = 60
+_RESTARTS: Final = 3
+"""A stream that ends is taken up again at once this many times; then as often as heartbeats come, so that
+pages alone keep us up to date where no stream ever works."""
+
+
+async def follow(link: Link) -> None:
+    """Follow the feed until cancelled; an issuer without one is looked at again when it moves."""
+    source = link.source
+    restarts = Bucket(_RESTARTS, source.terms.feed.heartbeat)
+    while True:
+        if not source.has_feed:
+            await link.located.wait()
+            link.located.clear()
+            continue
+        failure = await _attempt(link)
+        with link.engine.lock:
+            source.feed_lost()
+            if failure is not None:
+                source.feed_failed(failure)
+            failures, chance = source.feed_failures, source.random()
+        link.news()
+        if failures:
+            await link.clock.sleep(min(_BACKOFF_MAX, 2 ** min(failures - 1, 16)) * chance)
+        elif not restarts.take(link.clock.monotonic()):
+            await link.clock.sleep(restarts.wait(link.clock.monotonic()))
+            restarts.take(link.clock.monotonic())
+
+
+async def _attempt(link: Link) -> str | None:
+    """Catch up and listen until the stream ends; why catching up failed, or None where it did not."""
+    try:
+        await _catch_up(link)
+    except FetchFailed as error:
+        return error.reason
+    except Malformed:
+        return "malformed"
+    except Exception:  # whatever a library does must not end the verifier
+        _LOGGER.exception("reading revocations failed in an unforeseen way")
+        return "internal"
+    link.news()
+    try:
+        await _listen(link)
+    except (FetchFailed, Malformed) as error:
+        _LOGGER.debug("the stream of revocations ended: %s", error)
+    except Exception:
+        _LOGGER.exception("following revocations failed in an unforeseen way")
+    return None
+
+
+async def _catch_up(link: Link) -> None:
+    """Apply pages until one is complete; from the start where the issuer forgot our cursor."""
+    source = link.source
+    policy = source.terms.feed
+    for _ in range(policy.pages):
+        found = source.discovery
+        if found is None or found.feed is None:
+            raise FetchFailed("no_feed")
+        asked = source.instant()
+        cursor = source.follower.cursor
+        try:
+            answer = await link.fetcher.get(_page_url(found.feed, cursor), size=policy.page_size)
+        except FetchFailed as error:
+            if error.reason != "status_410" or cursor is None:
+                raise
+            with link.engine.lock:
+                source.follower.reset()
+            continue
+        page = parse_page(answer.body, issuer=source.issuer, policy=policy)
+        with link.engine.lock:
+            source.paged(page, asked)
+            late = page.complete and source.follower.is_silent(link.clock.monotonic())
+        if late:
+            # An old copy out of somebody's cache: it must not pass for knowledge.
+            raise FetchFailed("late")
+        if page.complete:
+            return
+    raise FetchFailed("too_many_pages")
+
+
+def _page_url(feed: str, cursor: str | None) -> str:
+    if cursor is None:
+        return feed
+    return f"{feed}{'&' if '?' in feed else '?'}{urlencode({'after': cursor})}"
+
+
+async def _listen(link: Link) -> None:
+    """Apply the stream's messages until it ends, falls silent, or only a page can help."""
+    reader = asyncio.ensure_future(_read(link))
+    watchdog = asyncio.ensure_future(_watch(link))
+    try:
+        await asyncio.wait({reader, watchdog}, return_when=asyncio.FIRST_COMPLETED)
+        if reader.done():
+            reader.result()
+    finally:
+        for task in (reader, watchdog):
+            task.cancel()
+        await asyncio.gather(reader, watchdog, return_exceptions=True)
+
+
+async def _watch(link: Link) -> None:
+    """Return once the issuer has not been heard for too long."""
+    follower = link.source.follower
+    while (span := follower.silent_at() - link.clock.monotonic()) > 0:
+        await link.clock.sleep(span)
+
+
+async def _read(link: Link) -> None:
+    source = link.source
+    found, cursor = source.discovery, source.follower.cursor
+    if found is None or found.stream is None or cursor is None:
+        # No stream: a page each heartbeat does as well, if later.
+        await link.clock.sleep(source.terms.feed.heartbeat)
+        return
+    announces = False
+    headers = {"Last-Event-ID": cursor, "Cache-Control": "no-store"}
+    size = source.terms.feed.message_size
+    async with link.fetcher.events(found.stream, headers=headers, message_size=size) as events:
+        async for event in events:
+            message = parse_message(event.event, event.id, event.data)
+            announces = announces or isinstance(message, Keys)
+            if not _take(link, message, announces=announces):
+                return
+            link.news()
+
+
+def _take(link: Link, message: Message | None, *, announces: bool) -> bool:
+    """Apply ``message``; whether the stream can go on."""
+    source = link.source
+    with link.engine.lock:
+        match message:
+            case Revocation():
+                source.streamed(message)
+            case Heartbeat():
+                return source.beat(message, announces=announces)
+            case Keys():
+                source.pushed(message)
+            case Reset():
+                source.follower.reset()
+                return False
+    return True

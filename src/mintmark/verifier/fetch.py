@@ -1,0 +1,208 @@
+"""Bounded requests to an issuer: what comes back is small, in time, and not from somewhere else.
+
+Whatever goes wrong comes out as :class:`FetchFailed` with a stable reason; no error of the HTTP client,
+of TLS or of the network does.
+"""
+
+import asyncio
+import re
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from mintmark.errors import MintmarkError
+from mintmark.ports.clock import Clock
+from mintmark.units import Seconds
+
+if TYPE_CHECKING:
+    import httpx2
+
+T = TypeVar("T")
+
+_GZIP: Final = 16 + zlib.MAX_WBITS
+_JSON: Final = re.compile(r"application/([a-z0-9.-]+\+)?json")
+
+
+class FetchFailed(MintmarkError):
+    """A request brought nothing usable; ``reason`` is stable (``timeout``, ``status_500`` …)."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may cost."""
+
+    connect: float = 2.0
+    total: Seconds = Seconds(5)
+    """Wall-clock seconds from the first byte out to the last byte in, however evenly they drip."""
+    size: int = 256 * 1024
+    """Bytes of a body, after decompression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 200 with its body, or a 304; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+async def within(clock: Clock, span: float, work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` returns, or FetchFailed (``timeout``) once ``span`` seconds of the clock have passed."""
+    task = asyncio.ensure_future(work)
+    timer = asyncio.ensure_future(clock.sleep(span))
+    try:
+        await asyncio.wait({task, timer}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise FetchFailed("timeout")
+        return task.result()
+    finally:
+        for part in (task, timer):
+            part.cancel()
+        # Both are awaited to their end, so that no connection is left half closed behind us.
+        await asyncio.gather(task, timer, return_exceptions=True)
+
+
+class Fetcher:
+    """An HTTP client that follows no redirect, believes no length, and waits for nobody.
+
+    Lives on one event loop; an ``async with`` block opens and closes it.
+    """
+
+    def __init__(self, *, limits: Limits, clock: Clock, tls: ssl.SSLContext | None, proxies: bool) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._tls = tls
+        self._proxies = proxies
+        self._client: httpx2.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        # Imported here: it takes longer than everything else that ``import mintmark`` loads.
+        import httpx2  # noqa: PLC0415
+
+        self._client = httpx2.AsyncClient(
+            verify=True if self._tls is None else self._tls,
+            trust_env=self._proxies,
+            follow_redirects=False,
+            headers={"User-Agent": "mintmark-verifier", "Accept-Encoding": "gzip"},
+            limits=httpx2.Limits(max_connections=8, max_keepalive_connections=2, keepalive_expiry=30),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def get(
+        self, url: str, *, headers: Mapping[str, str] | None = None, size: int | None = None
+    ) -> Answer:
+        """The JSON document at ``url``: a 200, or a 304 where ``headers`` ask for one.
+
+        Raises :class:`FetchFailed`.
+        """
+        most = self._limits.size if size is None else size
+        return await within(self._clock, self._limits.total, self._get(url, dict(headers or {}), most))
+
+    async def _get(self, url: str, headers: dict[str, str], size: int) -> Answer:
+        async with self._open(url, headers | {"Accept": "application/json, */*;q=0.1"}) as response:
+            conditional = "If-None-Match" in headers
+            if response.status_code == 304 and conditional:
+                return Answer(304, dict(response.headers), b"")
+            _check_status(response.status_code)
+            kind = _media_type(response)
+            if kind != "application/json" and not (
+                kind.startswith("application/") and kind.endswith("+json")
+            ):
+                raise FetchFailed("content_type")
+            body = await _read(response, size)
+            return Answer(200, dict(response.headers), body)
+
+    @asynccontextmanager
+    async def events(
+        self, url: str, *, headers: Mapping[str, str], message_size: int
+    ) -> "AsyncIterator[AsyncIterator[httpx2.ServerSentEvent]]":
+        """The server-sent events at ``url``, as they come; no silence ends them, so bound it yourself.
+
+        Raises :class:`FetchFailed`, within the block too.
+        """
+        import httpx2  # noqa: PLC0415
+
+        wanted = dict(headers) | {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        async with self._open(url, wanted, silence=True) as response:
+            _check_status(response.status_code)
+            if "content-encoding" in response.headers:
+                raise FetchFailed("content_encoding")
+            if (
+                response.headers.get("content-type", "").partition(";")[0].strip().lower()
+                != "text/event-stream"
+            ):
+                raise FetchFailed("content_type")
+            yield aiter(httpx2.EventSource(response, max_event_size=message_size))
+
+    @asynccontextmanager
+    async def _open(
+        self, url: str, headers: dict[str, str], *, silence: bool = False
+    ) -> "AsyncIterator[httpx2.Response]":
+        import httpx2  # noqa: PLC0415
+
+        client = self._client
+        if client is None:
+            raise FetchFailed("closed")
+        try:
+            # The whole is bounded by the clock that we were given; these bound one step in real time.
+            total = float(self._limits.total)
+            timeout = httpx2.Timeout(total, connect=self._limits.connect, read=None if silence else total)
+            async with client.stream("GET", url, headers=headers, timeout=timeout) as response:
+                yield response
+        except httpx2.TimeoutException as error:
+            raise FetchFailed("timeout") from error
+        except (httpx2.ConnectError, httpx2.ProxyError) as error:
+            raise FetchFailed("connect") from error
+        except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+            raise FetchFailed("network") from error
+        except (httpx2.InvalidURL, UnicodeError) as error:
+            # A URL or header that the client cannot write: it came from the issuer.
+            raise FetchFailed("url") from error
+
+
+def _check_status(status: int) -> None:
+    if status != 200:
+        # A redirect too: what it points to would not be the issuer's origin.
+        raise FetchFailed(f"status_{status}")
+
+
+def _media_type(response: "httpx2.Response") -> str:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _read(response: "httpx2.Response", size: int) -> bytes:
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        raise FetchFailed("content_encoding")
+    length = response.headers.get("content-length", "")
+    if length.isdecimal() and len(length) < 16 and int(length) > size:
+        raise FetchFailed("too_large")
+    # Unpacked here and not by the client, which would unpack a bomb whole before we could count it.
+    unpack = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
+    parts: list[bytes] = []
+    total = 0
+    async for chunk in response.aiter_raw():
+        try:
+            part = chunk if unpack is None else unpack.decompress(chunk, size - total + 1)
+        except zlib.error as error:
+            raise FetchFailed("content_encoding") from error
+        total += len(part)
+        if total > size:
+            raise FetchFailed("too_large")
+        parts.append(part)
+    if unpack is not None and not unpack.eof:
+        raise FetchFailed("content_encoding")
+    return b"".join(parts)
