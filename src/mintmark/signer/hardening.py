@@ -93,9 +93,8 @@ def _not_dumpable(libc: ctypes.CDLL) -> Hardened:
 
 def _not_traced() -> Hardened:
     """A tracer that came before :func:`_not_dumpable` keeps its hold, so it is worth an alarm."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        tracer = next((line.split()[1] for line in status if line.startswith("TracerPid:")), "0")
-    if tracer != "0":
+    tracer = _status(b"TracerPid")
+    if tracer not in {"0", ""}:
         return Hardened("not_traced", on=False, reason=f"process {tracer} traces this one")
     return Hardened("not_traced", on=True, reason="no tracer")
 
@@ -163,6 +162,13 @@ def _memory_locked(libc: ctypes.CDLL) -> Hardened:
 
 
 def _has_capability(number: int) -> bool:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
-    return bool(effective >> number & 1)
+    return bool(int(_status(b"CapEff") or "0", 16) >> number & 1)
+
+
+def _status(name: bytes) -> str:
+    """A field of this process's status, as the kernel tells it; empty when it does not."""
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(name + b":"):
+                return line.split()[1].decode()
+    return ""
