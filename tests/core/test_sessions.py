@@ -40,8 +40,8 @@ def at(offset: int) -> NumericDate:
     return NumericDate(NOW + offset)
 
 
-def login(timing: Timing = TIMING) -> tuple[Session, RefreshToken]:
-    return sessions.start(BEGIN, rid=RID, seed=SEED, timing=timing, now=NOW)
+def login(timing: Timing = TIMING, *, cluster_key: bytes = b"") -> tuple[Session, RefreshToken]:
+    return sessions.start(BEGIN, rid=RID, seed=SEED, timing=timing, now=NOW, cluster_key=cluster_key)
 
 
 def decide(
@@ -51,8 +51,9 @@ def decide(
     *,
     client: ClientId = CLIENT,
     timing: Timing = TIMING,
+    cluster_key: bytes = b"",
 ) -> Verdict:
-    return sessions.decide(session, token, client, timing=timing, now=at(offset))
+    return sessions.decide(session, token, client, timing=timing, now=at(offset), cluster_key=cluster_key)
 
 
 def redeem(
@@ -271,12 +272,12 @@ def test_another_sessions_token_is_a_forgery_here():
 # --- R4: a stolen database ---------------------------------------------------------------------------
 
 
-def history(rotations: int) -> tuple[list[Session], list[RefreshToken]]:
+def history(rotations: int, *, cluster_key: bytes = b"") -> tuple[list[Session], list[RefreshToken]]:
     """Every row that the session ever had, and every token, oldest first."""
-    session, token = login()
+    session, token = login(cluster_key=cluster_key)
     rows, tokens = [session], [token]
     for number in range(rotations):
-        verdict = decide(session, token, number * GRACE)
+        verdict = decide(session, token, number * GRACE, cluster_key=cluster_key)
         assert isinstance(verdict, Redeem)
         session, token = verdict.after, verdict.token
         rows.append(session)
@@ -320,12 +321,12 @@ def test_no_two_seals_of_a_session_share_a_key():
         assert steal(row, token) == SEED
 
 
-def steal(row: Session, token: RefreshToken) -> bytes:
+def steal(row: Session, token: RefreshToken, *, cluster_key: bytes = b"") -> bytes:
     """What a thief with a row and a token makes of them: the seed of every generation, or SealBroken."""
     context = b"mintmark refresh token 1\x00" + RID + token.generation.to_bytes(4)
     for sealed in filter(None, (row.sealed, row.parent_sealed)):
         try:
-            return sealing.unseal_once(sealed, secret=token.signature, context=context)
+            return sealing.unseal_once(sealed, secret=token.signature + cluster_key, context=context)
         except SealBroken:
             pass
     raise SealBroken
@@ -336,6 +337,28 @@ def test_residual_a_backup_and_a_spent_token_of_its_time_make_every_later_token(
     rows, tokens = history(4)
     assert steal(rows[1], tokens[1]) == steal(rows[1], tokens[0]) == SEED
     assert isinstance(decide(rows[4], generation(4), 4 * GRACE), Redeem)
+
+
+def test_with_a_cluster_key_a_backup_and_a_spent_token_of_its_time_are_nothing():
+    """R4: what the store never held is mixed into each seal, so both together open none."""
+    rows, tokens = history(4, cluster_key=b"k" * 32)
+    for row in rows:
+        for token in tokens:
+            with pytest.raises(SealBroken):
+                steal(row, token)
+    assert steal(rows[1], tokens[1], cluster_key=b"k" * 32) == SEED
+
+
+def test_a_cluster_key_can_be_set_while_sessions_live():
+    """A row sealed before it was set opens, and its next refresh is sealed with it."""
+    session, first = login()
+    verdict = decide(session, first, 0, cluster_key=b"k" * 32)
+    assert isinstance(verdict, Redeem)
+    with pytest.raises(SealBroken):
+        decide(verdict.after, verdict.token, GRACE)
+    assert isinstance(decide(verdict.after, verdict.token, GRACE, cluster_key=b"k" * 32), Redeem)
+    # The parent's seal is still the old one, and serves a repeat all the same.
+    assert isinstance(decide(verdict.after, first, 1, cluster_key=b"k" * 32), Redeem)
 
 
 def test_a_row_that_does_not_fit_its_token_is_damage_and_no_verdict():

@@ -7,7 +7,8 @@ half stands in the row twice at most, sealed under keys derived from the newest 
 only who holds one of these can make the next, so a stolen database refreshes nothing (R4). A signature
 is deterministic, so a repeated answer is the same token byte for byte (R2 ii).
 
-Residual: a backup together with a token that was newest or parent at that time yields the private half.
+Residual: a backup together with a token that was newest or parent at that time yields the private half,
+unless a ``cluster_key`` that the store never held is mixed into the seals.
 """
 
 import hmac
@@ -170,9 +171,18 @@ Verdict = Redeem | Stolen | FromTheFuture | Refusal
 
 
 def start(
-    begin: SessionStart, *, rid: bytes, seed: bytes, timing: Timing, now: NumericDate
+    begin: SessionStart,
+    *,
+    rid: bytes,
+    seed: bytes,
+    timing: Timing,
+    now: NumericDate,
+    cluster_key: bytes = b"",
 ) -> tuple[Session, RefreshToken]:
-    """A new session and its first token; ``rid`` is 16 random bytes and ``seed`` 32, each used once."""
+    """A new session and its first token; ``rid`` is 16 random bytes and ``seed`` 32, each used once.
+
+    ``cluster_key`` is secret bytes that the store never holds, the same at each call (R4), or none.
+    """
     private = Ed25519PrivateKey.from_private_bytes(seed)
     token = _sign(private, Rid(base64url.encode(rid)), FIRST)
     session = Session(
@@ -189,7 +199,7 @@ def start(
         expires_at=NumericDate(now + timing.session_ttl),
         public_key=private.public_key().public_bytes_raw(),
         generation=FIRST,
-        sealed=_seal(seed, token),
+        sealed=_seal(seed, token, cluster_key),
         rotated_at=now,
         last_exp=now,
     )
@@ -197,7 +207,13 @@ def start(
 
 
 def decide(
-    session: Session | None, token: RefreshToken, client_id: ClientId, *, timing: Timing, now: NumericDate
+    session: Session | None,
+    token: RefreshToken,
+    client_id: ClientId,
+    *,
+    timing: Timing,
+    now: NumericDate,
+    cluster_key: bytes = b"",
 ) -> Verdict:
     """What the redemption of ``token`` by ``client_id`` comes to, with ``now`` the store's time.
 
@@ -224,15 +240,14 @@ def decide(
     if token.generation == session.generation:
         if within_grace and session.generation != FIRST:
             return _repeat(session, token, token, timing, now)
-        return _succeed(session, token, timing, now)
+        return _succeed(session, token, timing, now, cluster_key)
     if token.generation == session.parent:
         if within_grace:
-            return _repeat(
-                session, token, _sign(_unseal(session, token), token.rid, session.generation), timing, now
-            )
+            successor = _sign(_unseal(session, token, cluster_key), token.rid, session.generation)
+            return _repeat(session, token, successor, timing, now)
         spent_at = session.parent_spent_at if session.parent_spent_at is not None else session.rotated_at
         if not session.presented and now < spent_at + timing.refresh_retry:
-            return _succeed(session, token, timing, now)
+            return _succeed(session, token, timing, now, cluster_key)
     return Stolen(session.rid)
 
 
@@ -246,19 +261,21 @@ def with_access_token(redeem: Redeem, *, exp: NumericDate, kid: Kid) -> Redeem:
     return replace(redeem, after=covering(redeem.after, exp=exp, kid=kid))
 
 
-def _succeed(session: Session, token: RefreshToken, timing: Timing, now: NumericDate) -> Redeem:
+def _succeed(
+    session: Session, token: RefreshToken, timing: Timing, now: NumericDate, cluster_key: bytes
+) -> Redeem:
     """Rotate: the presented token becomes the parent, whether it was the newest or has been already.
 
     Where it has been already, its successor was never presented: that one is replaced, and counts as spent.
     """
-    private = _unseal(session, token)
+    private = _unseal(session, token, cluster_key)
     successor = _sign(private, token.rid, session.generation + 1)
     seed = private.private_bytes_raw()
     again = token.generation == session.parent
     after = replace(
         session,
         generation=successor.generation,
-        sealed=_seal(seed, successor),
+        sealed=_seal(seed, successor, cluster_key),
         rotated_at=now,
         presented=False,
         parent=token.generation,
@@ -311,11 +328,14 @@ def is_genuine(session: Session, token: RefreshToken) -> bool:
     return True
 
 
-def _seal(seed: bytes, token: RefreshToken) -> bytes:
-    return sealing.seal_once(seed, secret=token.signature, context=_message(token.rid, token.generation))
+def _seal(seed: bytes, token: RefreshToken, cluster_key: bytes) -> bytes:
+    # A signature has one length, so no two pairs of token and cluster key make one secret.
+    return sealing.seal_once(
+        seed, secret=token.signature + cluster_key, context=_message(token.rid, token.generation)
+    )
 
 
-def _unseal(session: Session, token: RefreshToken) -> Ed25519PrivateKey:
+def _unseal(session: Session, token: RefreshToken, cluster_key: bytes) -> Ed25519PrivateKey:
     """The private half, with the key that only the holder of ``token`` has.
 
     Raises SealBroken where the row does not fit the token: it was tampered with or damaged.
@@ -323,5 +343,10 @@ def _unseal(session: Session, token: RefreshToken) -> Ed25519PrivateKey:
     sealed = session.sealed if token.generation == session.generation else session.parent_sealed
     if sealed is None:
         raise sealing.SealBroken
-    seed = sealing.unseal_once(sealed, secret=token.signature, context=_message(token.rid, token.generation))
+    context = _message(token.rid, token.generation)
+    try:
+        seed = sealing.unseal_once(sealed, secret=token.signature + cluster_key, context=context)
+    except sealing.SealBroken:
+        # Sealed before the cluster key was set: it opens, and the next seal has the key in it.
+        seed = sealing.unseal_once(sealed, secret=token.signature, context=context)
     return Ed25519PrivateKey.from_private_bytes(seed)
