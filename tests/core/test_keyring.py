@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mintmark.core import base64url, keyring
 from mintmark.core.keyring import (
+    HEARD_WITHIN,
     LIVE_FOR,
     MAX_STALE,
     PUBLISHED,
@@ -413,8 +414,8 @@ def test_an_outage_of_the_store_ends_no_lease():
     ring = active(active(EMPTY, "a"), "b", B)
     back = at(2 * T.lease)
     assert LapseKey(Kid("b")) not in due(ring, now=back, watched_since=back)
-    assert LapseKey(Kid("b")) not in due(ring, now=at(2 * T.lease + LIVE_FOR - 1), watched_since=back)
-    assert LapseKey(Kid("b")) in due(ring, now=at(2 * T.lease + LIVE_FOR), watched_since=back)
+    assert LapseKey(Kid("b")) not in due(ring, now=at(2 * T.lease + HEARD_WITHIN - 1), watched_since=back)
+    assert LapseKey(Kid("b")) in due(ring, now=at(2 * T.lease + HEARD_WITHIN), watched_since=back)
 
 
 def test_a_heartbeat_from_the_future_is_no_sign_of_life():

@@ -31,6 +31,10 @@ LIVE_FOR: Final = Seconds(10)
 """A node is live while its heartbeat is younger than this, by the store's clock."""
 
 
+HEARD_WITHIN: Final = Seconds(6)
+"""Three heartbeats: whoever lives while the store answers has been heard from by then."""
+
+
 class KeyState(StrEnum):
     """Where a key is in its life. ``retired`` keys are forgotten, so no row ever holds that state."""
 
@@ -244,7 +248,7 @@ class View:
     """The keys that this node has seen in the answers of its own listener."""
     watched_since: NumericDate = NumericDate(0)
     """When this node's :class:`Watch` began; as it stands, long ago. No node is taken for dead sooner than
-    it has been watched for LIVE_FOR."""
+    it has been watched for HEARD_WITHIN."""
 
 
 def due(view: View, timing: Timing) -> tuple[Effect, ...]:
@@ -320,7 +324,7 @@ def _live(view: View) -> frozenset[NodeId]:
 
 def _has_watched(view: View) -> bool:
     """Whether this node has read the store for long enough to call a silent node dead."""
-    return view.now >= view.watched_since + LIVE_FOR
+    return view.now >= view.watched_since + HEARD_WITHIN
 
 
 def _someone_signs(view: View, timing: Timing) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -76,3 +77,8 @@ def discovery(
 def _document(value: Mapping[str, Any], max_age: Seconds) -> Document:
     body = _encode(value)
     return Document(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"', max_age)
+
+
+def path_of(issuer: Issuer) -> str:
+    """The path of the issuer's URL, empty or beginning with a slash: what its endpoints are under."""
+    return urlsplit(issuer).path.rstrip("/")

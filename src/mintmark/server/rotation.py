@@ -5,6 +5,7 @@ by compare-and-swap on the generation that it decided on. A round that lost, or 
 and the next one decides anew: there is no half rotation to clean up after a crash.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -26,6 +27,7 @@ from mintmark.core.keyring import (
     RetireKey,
     Ring,
     View,
+    Watch,
 )
 from mintmark.core.minting import ACCESS_TOKEN_TYP
 from mintmark.core.timing import Timing
@@ -89,6 +91,7 @@ class Rotation:
         self._granted: dict[Kid, NumericDate] = {}
         self._alarms: dict[tuple[EventName, str], float] = {}
         self._spare: PublicKey | None = None
+        self._watch: Watch | None = None
         self._beat_at = float("-inf")
         self._beaten = -1
 
@@ -107,8 +110,10 @@ class Rotation:
 
     async def leave(self) -> None:
         """Sign no more and say so: the keys of this node verify only, and its heartbeat is gone."""
-        for kid in tuple(self._held):
-            await self._signer.forget(kid)
+        # A signer that is gone has forgotten everything already.
+        with contextlib.suppress(SignerUnavailable):
+            for kid in tuple(self._held):
+                await self._signer.forget(kid)
         for _ in range(16):
             view = await self._store.read(self._issuer)
             released = keyring.release(view.ring, self._node, now=view.now)
@@ -135,7 +140,15 @@ class Rotation:
                 served = await self._reader.kids(self._own_url)
             except ProofFailed as failed:
                 self._alarm(EventName.PROOF_FAILED, prepared.kid, reason=str(failed))
-        return View(ring=view.ring, members=view.members, node=self._node, now=view.now, served=served)
+        self._watch = self._watch.read(view.now) if self._watch is not None else Watch(view.now, view.now)
+        return View(
+            ring=view.ring,
+            members=view.members,
+            node=self._node,
+            now=view.now,
+            served=served,
+            watched_since=self._watch.since,
+        )
 
     async def _follow_leases(self, view: RingView) -> None:
         """Tell the signer what the store has committed, and only that (design 3.4)."""

@@ -1,0 +1,56 @@
+"""Reads a key set over HTTP, as a verifier would: the public URL, through every cache before it."""
+
+import asyncio
+from typing import Final
+
+import httpx2
+import msgspec
+
+from mintmark.ports.proof import ProofFailed
+from mintmark.units import Kid
+
+_TIMEOUT: Final = 5.0
+_LARGEST: Final = 1 << 20
+
+
+class _Named(msgspec.Struct):
+    kid: str = ""
+
+
+class _Keys(msgspec.Struct):
+    keys: list[_Named]
+
+
+class HttpReader:
+    """:class:`mintmark.ports.proof.PublicReader` with one client and no redirects."""
+
+    def __init__(self) -> None:
+        self._client = httpx2.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False)
+
+    async def kids(self, url: str) -> frozenset[Kid]:
+        """The ``kid`` of every key at ``url``. Raises ProofFailed."""
+        try:
+            async with asyncio.timeout(2 * _TIMEOUT):
+                body = await self._fetch(url)
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, OSError) as error:
+            raise ProofFailed(f"{url}: {type(error).__name__}") from error
+        try:
+            found = msgspec.json.decode(body, type=_Keys)
+        except msgspec.DecodeError as error:
+            raise ProofFailed(f"{url}: the answer is no key set") from error
+        return frozenset(Kid(key.kid) for key in found.keys)
+
+    async def _fetch(self, url: str) -> bytes:
+        async with self._client.stream("GET", url, headers={"Accept": "application/json"}) as response:
+            if response.status_code != httpx2.codes.OK:
+                raise ProofFailed(f"{url}: status {response.status_code}")
+            body = b""
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > _LARGEST:
+                    raise ProofFailed(f"{url}: the answer is larger than a key set")
+            return body
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()

@@ -1,0 +1,232 @@
+"""The control process of a node: starts the signer and the workers, rotates keys, and ends it all.
+
+One run of :class:`_Node` is one node: one id, one signer. When its signer dies its keys are gone, so the
+node ends and another one begins behind the same listening socket, where requests wait meanwhile.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from mintmark.adapters.http_reader import HttpReader
+from mintmark.core import base64url
+from mintmark.core.algorithm import Algorithm
+from mintmark.core.events import EventName
+from mintmark.errors import Unavailable
+from mintmark.node import logs
+from mintmark.node.children import Worker, start_worker
+from mintmark.node.link import Assignment
+from mintmark.node.listener import listen, own_url
+from mintmark.node.store import open_bus, open_store
+from mintmark.ports.bus import Bus
+from mintmark.ports.store import Store
+from mintmark.server.agreement import agree
+from mintmark.server.audit import Audit
+from mintmark.server.document import JWKS_PATH, path_of
+from mintmark.server.rotation import Rotation
+from mintmark.server.settings import Settings
+from mintmark.signer.hardening import Profile, harden
+from mintmark.signer.launch import SignerProcess, start_signer
+from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from mintmark.units import NodeId
+
+_ROUND: Final = 1.0
+"""Seconds between two rounds where nothing wakes the control process."""
+_PAUSE: Final = 0.2
+"""Seconds between two rounds at the least: a busy store wakes it with every login."""
+_RESTART: Final = 1.0
+"""Seconds before a worker or a signer that died is started again."""
+
+
+def serve(settings: Settings) -> int:
+    """Run a node until it is told to leave; the exit status.
+
+    Raises ConfigurationError for a port that is taken or timing that differs from live nodes', and
+    StoreUnavailable or StoreDamaged where the store cannot be opened.
+    """
+    harden(Profile.CONTROL)
+    logs.configure(settings)
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        return runner.run(_serve(settings))
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415 - commands that serve nothing need none
+
+    return uvloop.new_event_loop()
+
+
+async def _serve(settings: Settings) -> int:
+    stop = _Stop()
+    with listen(settings.listen) as listening:
+        async with open_store(settings) as store, open_bus(settings) as bus, _reader() as reader:
+            generation = await agree(store.keyring, settings.issuer, settings.timing)
+            node = _Node(settings, generation, listening=listening, store=store, bus=bus, reader=reader)
+            while not stop.asked.is_set():
+                await node.run(stop)
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _reader() -> AsyncIterator[HttpReader]:
+    reader = HttpReader()
+    try:
+        yield reader
+    finally:
+        await reader.close()
+
+
+class _Stop:
+    """SIGTERM and SIGINT: the first asks to leave in good order, the second to leave at once."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.hurried = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+
+    def _signalled(self) -> None:
+        (self.hurried if self.asked.is_set() else self.asked).set()
+
+
+@dataclass(slots=True)
+class _Running:
+    """What one run of a node has started."""
+
+    node: NodeId
+    signer: SignerProcess
+    rotation: Rotation
+    audit: Audit
+    workers: list[Worker]
+
+
+class _Node:
+    def __init__(
+        self,
+        settings: Settings,
+        timing_generation: int,
+        *,
+        listening: socket.socket,
+        store: Store,
+        bus: Bus,
+        reader: HttpReader,
+    ) -> None:
+        self._settings = settings
+        self._timing_generation = timing_generation
+        self._listening = listening
+        self._store = store
+        self._bus = bus
+        self._reader = reader
+
+    async def run(self, stop: _Stop) -> None:
+        """One node's life: until it is told to leave, or its signer died."""
+        running = await self._start()
+        running.audit.record(
+            EventName.NODE_STARTED, issuer=self._settings.issuer, listen=own_url(self._listening)
+        )
+        tasks = [
+            asyncio.create_task(self._rotate(running)),
+            *(
+                asyncio.create_task(self._keep_worker(running, place))
+                for place in range(self._settings.workers)
+            ),
+        ]
+        asked = asyncio.create_task(stop.asked.wait())
+        gone = asyncio.create_task(running.signer.control.ended())
+        try:
+            await asyncio.wait({asked, gone, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    # A loop never ends by itself: this raises the defect that ended it.
+                    task.result()
+            if gone.done() and not asked.done():
+                running.audit.record(EventName.PROCESS_ENDED, process="signer", reason=gone.result())
+        finally:
+            for task in (asked, gone, *tasks):
+                task.cancel()
+            await asyncio.gather(asked, gone, *tasks, return_exceptions=True)
+            await self._end(running, stop)
+        if not stop.asked.is_set():
+            await SYSTEM_CLOCK.sleep(_RESTART)
+
+    async def _start(self) -> _Running:
+        settings = self._settings
+        node = NodeId(base64url.encode(SYSTEM_ENTROPY.token_bytes(16)))
+        audit = Audit(node=node)
+        signer = await start_signer(
+            clock=SYSTEM_CLOCK, rsa_bits=settings.rsa_bits, log_level=settings.log_level.upper()
+        )
+        workers: list[Worker] = []
+        public = settings.proof_urls or (settings.issuer,)
+        rotation = Rotation(
+            settings.issuer,
+            node=node,
+            algorithm=Algorithm(settings.algorithm),
+            store=self._store.keyring,
+            signer=signer.control,
+            reader=self._reader,
+            bus=self._bus,
+            clock=SYSTEM_CLOCK,
+            timing=settings.timing,
+            audit=audit,
+            served=lambda: min((worker.generation for worker in workers), default=0),
+            own_url=own_url(self._listening) + path_of(settings.issuer) + JWKS_PATH,
+            proof_urls=tuple(url + JWKS_PATH for url in public),
+        )
+        return _Running(node, signer, rotation, audit, workers)
+
+    async def _rotate(self, running: _Running) -> None:
+        """Rounds of rotation for as long as the node lives; a failing store is reported once."""
+        subscription = self._bus.subscribe()
+        failing = False
+        try:
+            while True:
+                try:
+                    await running.rotation.round()
+                except Unavailable as error:
+                    if not failing:
+                        running.audit.record(EventName.STORE_FAILED, what="rotation", reason=str(error))
+                    failing = True
+                else:
+                    if failing:
+                        running.audit.record(EventName.STORE_RESTORED, what="rotation")
+                    failing = False
+                await SYSTEM_CLOCK.sleep(_PAUSE)
+                await subscription.wait(_ROUND)
+        finally:
+            subscription.close()
+
+    async def _keep_worker(self, running: _Running, place: int) -> None:
+        """A worker in this place for as long as the node lives: one that died is followed by another."""
+        while True:
+            assignment = Assignment(running.node, self._settings, self._timing_generation)
+            worker = await start_worker(assignment, listening=self._listening, signer=running.signer.control)
+            running.workers.append(worker)
+            status = await worker.listen()
+            running.workers.remove(worker)
+            running.audit.record(
+                EventName.PROCESS_ENDED, process=f"worker {place}", reason=f"status {status}"
+            )
+            await SYSTEM_CLOCK.sleep(_RESTART)
+
+    async def _end(self, running: _Running, stop: _Stop) -> None:
+        """Stop serving, then signing, then say so; a second signal cuts the first part short."""
+        ending = asyncio.gather(*(worker.stop() for worker in running.workers))
+        hurried = asyncio.create_task(stop.hurried.wait())
+        await asyncio.wait({ending, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            for worker in running.workers:
+                worker.process.kill()
+        hurried.cancel()
+        await ending
+        try:
+            await running.rotation.leave()
+        except Unavailable as error:
+            # The heartbeat grows old by itself, and the leases end.
+            running.audit.record(EventName.STORE_FAILED, what="leaving", reason=str(error))
+        await running.signer.stop()

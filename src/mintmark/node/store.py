@@ -1,0 +1,47 @@
+"""The backends that the settings name, opened for the length of a block."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from mintmark.adapters.argon2 import Argon2Hasher
+from mintmark.adapters.registry import make_bus, make_store
+from mintmark.ports.bus import Bus
+from mintmark.ports.clock import Clock, Entropy
+from mintmark.ports.passwords import PasswordHasher
+from mintmark.ports.store import Store
+from mintmark.server.settings import Settings
+from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+
+
+@contextlib.asynccontextmanager
+async def open_store(
+    settings: Settings, *, clock: Clock = SYSTEM_CLOCK, entropy: Entropy = SYSTEM_ENTROPY
+) -> AsyncIterator[Store]:
+    """The store, its schema up to date. Raises StoreUnavailable or StoreDamaged with the reason."""
+    store = make_store(settings.store, clock=clock, entropy=entropy)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def open_bus(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Bus]:
+    """The bus, or the one that the store brings."""
+    bus = make_bus(settings.bus, store=settings.store, clock=clock)
+    await bus.open()
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+@contextlib.asynccontextmanager
+async def open_passwords(settings: Settings) -> AsyncIterator[PasswordHasher]:
+    """What hashes passwords, behind its bounded queue."""
+    hasher = Argon2Hasher(workers=settings.hash_workers, queue=settings.hash_queue)
+    try:
+        yield hasher
+    finally:
+        hasher.close()

@@ -1,0 +1,184 @@
+"""An HTTP worker: answers one issuer's requests, and only reads the ring.
+
+Started by the control process as ``python -m mintmark.node.worker LISTEN SIGNER LINE``, three inherited
+descriptors: the listening socket, a channel of the signer on which nothing but ``sign`` exists, and the
+line to the control process.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final
+
+import msgspec
+import uvicorn
+import uvloop
+
+from mintmark.core.algorithm import Algorithm
+from mintmark.http.app import create_app
+from mintmark.node import logs
+from mintmark.node.link import Assignment, Line, Served, decode_assignment
+from mintmark.node.store import open_bus, open_passwords, open_store
+from mintmark.server.audit import Audit
+from mintmark.server.clients import Clients
+from mintmark.server.feed import RevocationFeed
+from mintmark.server.health import Health
+from mintmark.server.issuing import Issuing
+from mintmark.server.ring import RingFollower
+from mintmark.server.services import Services
+from mintmark.server.sessions import Sessions
+from mintmark.server.tokens import Tokens
+from mintmark.signer.client import SignerClient
+from mintmark.signer.hardening import Profile, harden
+from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+
+DRAIN: Final = 10
+"""Seconds that requests under way get when the worker leaves."""
+_FOLLOWERS: Final = 10_000
+_KEEP_ALIVE: Final = 75
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers: the control process says when to leave."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def work(listening: socket.socket, signing: socket.socket, line: Line) -> int:
+    """Serve until told to leave, or until the control process is gone; the exit status."""
+    first = await line.receive()
+    if not first:
+        return 1
+    assignment = decode_assignment(first)
+    logs.configure(assignment.settings)
+    async with _services(assignment, signing) as services:
+        config = uvicorn.Config(
+            create_app(services),
+            loop="none",
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            proxy_headers=bool(assignment.settings.trusted_proxies),
+            forwarded_allow_ips=list(assignment.settings.trusted_proxies),
+            timeout_graceful_shutdown=DRAIN,
+            timeout_keep_alive=_KEEP_ALIVE,
+        )
+        server = _Server(config)
+
+        def leave() -> None:
+            services.health.leave()
+            services.feed.close()
+            server.should_exit = True
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
+        # A terminal's Ctrl-C is the control process's business.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        background = [
+            asyncio.create_task(services.ring.run()),
+            asyncio.create_task(services.feed.run()),
+            asyncio.create_task(_report(services, line)),
+            asyncio.create_task(_leave_with_control(line, leave)),
+        ]
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        done, _ = await asyncio.wait({serving, *background}, return_when=asyncio.FIRST_COMPLETED)
+        leave()
+        await serving
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        for task in done:
+            # A loop that ended by itself had a defect, and this raises it.
+            task.result()
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIterator[Services]:
+    """Everything that answers requests, over the backends that are configured."""
+    settings, node = assignment.settings, assignment.node
+    issuer, timing, clock, entropy = settings.issuer, settings.timing, SYSTEM_CLOCK, SYSTEM_ENTROPY
+    async with (
+        open_store(settings) as store,
+        open_bus(settings) as bus,
+        open_passwords(settings) as passwords,
+    ):
+        signer = SignerClient(signing, clock=clock)
+        audit = Audit(node=node)
+        ring = RingFollower(issuer, store=store.keyring, bus=bus, clock=clock, timing=timing, audit=audit)
+        feed = RevocationFeed(
+            issuer, log=store.revocations, bus=bus, clock=clock, audit=audit, limit=_FOLLOWERS
+        )
+        issuing = Issuing(
+            node=node, ring=ring, signer=signer, clock=clock, entropy=entropy, timing=timing, audit=audit
+        )
+        sessions = Sessions(
+            issuer,
+            store=store,
+            bus=bus,
+            issuing=issuing,
+            passwords=passwords,
+            entropy=entropy,
+            timing=timing,
+            audit=audit,
+        )
+        clients = Clients(issuer, directory=store.directory, audit=audit)
+        try:
+            yield Services(
+                issuer=issuer,
+                node=node,
+                timing=timing,
+                algorithm=Algorithm(settings.algorithm),
+                ring=ring,
+                feed=feed,
+                sessions=sessions,
+                clients=clients,
+                tokens=Tokens(clients=clients, sessions=sessions, issuing=issuing),
+                health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock),
+                audit=audit,
+                clock=clock,
+            )
+        finally:
+            signer.close()
+
+
+async def _report(services: Services, line: Line) -> None:
+    """Tell followers of new keys, and the control process of each ring that is answered with from now on."""
+    generation = -1
+    while True:
+        view = await services.ring.changed(generation)
+        generation = view.ring.generation
+        services.feed.announce_keys(view.ring)
+        line.send(msgspec.json.encode(Served(generation)) + b"\n")
+
+
+async def _leave_with_control(line: Line, leave: Callable[[], None]) -> None:
+    """The line says nothing after the assignment, and ends with the control process."""
+    while await line.receive():
+        pass
+    leave()
+
+
+def main() -> int:
+    """The process: three descriptors on its command line, and nothing secret."""
+    listening, signing, line = (socket.socket(fileno=int(argument)) for argument in sys.argv[1:4])
+    harden(Profile.WORKER)
+    for sock in (listening, signing, line):
+        sock.set_inheritable(False)
+
+    async def run() -> int:
+        return await work(listening, signing, await Line.open(line))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
