@@ -130,6 +130,7 @@ class Verifier:
         return made
 
     def _hold(self, trust: Trust, clock: AnyClock) -> None:
+        self._issuers: tuple[str, ...] = (trust.policy.issuer,)
         self._clock = setting.as_clock(clock)
         self._require_warm = False
         self._following: Following | None = None
@@ -149,6 +150,7 @@ class Verifier:
             raise ConfigurationError("issuer", "a verifier trusts at least one issuer")
         if on_cold not in ("lazy", "require"):
             raise ConfigurationError("on_cold", "one of lazy, require")
+        self._issuers = tuple(issuer.issuer for issuer in issuers)
         self._clock = setting.as_clock(clock)
         self._require_warm = on_cold == "require"
         terms = [setting.check(issuer) for issuer in issuers]
@@ -203,6 +205,11 @@ class Verifier:
     def require(self, *scopes: str, fresh_revocation: bool = False) -> "Requirement":
         """This verifier, with ``scopes`` that every token must have."""
         return Requirement(self, _scopes(scopes), fresh_revocation)
+
+    @property
+    def issuers(self) -> tuple[str, ...]:
+        """The issuers whose tokens are accepted."""
+        return self._issuers
 
     def _judge(self, raw: object, scopes: frozenset[str], fresh: bool) -> AccessToken:
         following = self._following
