@@ -41,6 +41,8 @@ class EventName(StrEnum):
     CLIENT_REFUSED = "client.refused"
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - the name of an event
     FEED_STALE = "feed.stale"
+    REQUEST_DEFERRED = "request.deferred"
+    REQUEST_FAILED = "request.failed"
     USER_ADDED = "user.added"
     USER_DISABLED = "user.disabled"
     PASSWORD_CHANGED = "password.changed"  # noqa: S105 - the name of an event
@@ -60,6 +62,7 @@ WARNINGS = frozenset(
         EventName.SESSION_STOLEN,
         EventName.STORE_WENT_BACK,
         EventName.FEED_STALE,
+        EventName.REQUEST_FAILED,
     }
 )
 """What a person should look at."""

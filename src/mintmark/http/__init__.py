@@ -1,1 +1,1 @@
-"""The HTTP surface: one file per endpoint family."""
+"""The HTTP surface: one file for each family of endpoints, and one place where errors become responses."""

@@ -7,7 +7,15 @@ import structlog
 
 from mintmark.core.events import WARNINGS, Event, EventName, Value
 
-_QUIET: Final = frozenset({EventName.LEASE_RENEWED, EventName.TOKEN_ISSUED, EventName.SESSION_REFRESHED})
+_QUIET: Final = frozenset(
+    {
+        EventName.LEASE_RENEWED,
+        EventName.TOKEN_ISSUED,
+        EventName.SESSION_REFRESHED,
+        # While the store is away every request is one: its first failure was reported.
+        EventName.REQUEST_DEFERRED,
+    }
+)
 _CUT: Final = 200
 
 

@@ -50,7 +50,7 @@ class CutOff:
     """The follower must come again: it was too slow, the log began anew, or this node is going away."""
 
 
-Message: TypeAlias = LogEntry | KeysChanged | CutOff
+Message: TypeAlias = LogEntry | Heartbeat | KeysChanged | CutOff
 
 
 class Follower:
@@ -101,6 +101,11 @@ class RevocationFeed:
         self._keys: KeysChanged | None = None
         self._stale = False
         self._closed = False
+
+    @property
+    def followers(self) -> int:
+        """How many follow now."""
+        return len(self._followers)
 
     def is_fresh(self) -> bool:
         """Whether the head of the log was read within two seconds."""

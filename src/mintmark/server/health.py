@@ -6,7 +6,7 @@ from typing import Final
 from mintmark.errors import MintmarkError, NotReady, SignerUnavailable, Unavailable
 from mintmark.ports.clock import Clock
 from mintmark.ports.signer import Signer, SignerRefused
-from mintmark.server.deadline import within
+from mintmark.server.deadline import Deadline
 from mintmark.server.feed import RevocationFeed
 from mintmark.server.ring import RingFollower
 from mintmark.units import Kid, NodeId
@@ -41,7 +41,7 @@ class Health:
         self._ring = ring
         self._feed = feed
         self._signer = signer
-        self._clock = clock
+        self._patience = Deadline(clock, _PATIENCE, _too_late)
         self._leaving = False
 
     def leave(self) -> None:
@@ -74,7 +74,7 @@ class Health:
 
     async def _signer_answers(self) -> bool:
         try:
-            await within(self._clock, _PATIENCE, self._signer.sign(_PROBE, "", b""), _too_late)
+            await self._patience.hold(self._signer.sign(_PROBE, "", b""))
         except SignerRefused:
             return True
         except Unavailable:

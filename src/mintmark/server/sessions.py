@@ -12,6 +12,7 @@ from mintmark.core.timing import Timing
 from mintmark.errors import (
     InvalidCredentials,
     InvalidGrant,
+    InvalidToken,
     StoreDamaged,
     StoreUnavailable,
     UnauthorizedClient,
@@ -160,15 +161,14 @@ class Sessions:
     async def log_out(self, refresh_token: str) -> bool:
         """Whether this call ended the session of ``refresh_token``, of whatever generation it is.
 
-        False for a token that is no genuine one: who holds none cannot end a session by its ``rid``.
+        Raises InvalidToken for one that is not genuine: who holds none cannot end a session by its ``rid``.
         """
         token = sessions.parse(refresh_token)
-        if token is None:
-            return False
-        view = await self._store.sessions.read(self._issuer, token.rid)
-        if view.session is None or not sessions.is_genuine(view.session, token):
-            return False
-        return await self._end(token.rid, EndCause.LOGOUT)
+        if token is not None:
+            view = await self._store.sessions.read(self._issuer, token.rid)
+            if view.session is not None and sessions.is_genuine(view.session, token):
+                return await self._end(token.rid, EndCause.LOGOUT)
+        raise InvalidToken("not_genuine", "the refresh token is none of ours")
 
     async def end(self, rid: Rid, cause: EndCause) -> bool:
         """Whether this call ended the session; the caller has proved that he may."""

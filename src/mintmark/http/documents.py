@@ -1,0 +1,66 @@
+"""GET discovery, the key set, one key: public documents that caches may keep (RFC 8414, RFC 7517)."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.responses import Response
+
+from mintmark.core.jwk import is_thumbprint
+from mintmark.errors import NotFound
+from mintmark.grants import GRANTS
+from mintmark.http.errors import JSON
+from mintmark.http.request import Incoming
+from mintmark.server import document
+from mintmark.server.document import Document
+from mintmark.server.services import Services
+from mintmark.units import Kid
+
+CORS: Final[Mapping[str, str]] = {"Access-Control-Allow-Origin": "*"}
+"""Any page may read public documents; with ``*`` no browser sends credentials along."""
+
+
+class Documents:
+    """The public documents of one issuer."""
+
+    def __init__(self, services: Services) -> None:
+        self._ring = services.ring
+        self._max_age = services.timing.jwks_max_age
+        self._discovery = document.discovery(
+            services.issuer,
+            algorithm=services.algorithm,
+            grant_types=tuple(GRANTS),
+            max_age=self._max_age,
+        )
+        self._jwks: tuple[int, Document] | None = None
+
+    async def discovery(self, request: Incoming) -> Response:
+        """The issuer's metadata, the same under both names."""
+        return _conditional(request, self._discovery)
+
+    async def jwks(self, request: Incoming) -> Response:
+        """The key set as last read, however old: with the store away it still verifies; 503 before the first."""
+        ring = self._ring.view.ring
+        if self._jwks is None or self._jwks[0] != ring.generation:
+            self._jwks = (ring.generation, document.jwks(ring, max_age=self._max_age))
+        return _conditional(request, self._jwks[1])
+
+    async def key(self, request: Incoming) -> Response:
+        """One key, for people and tools; 404 only where the ring is fresh enough to know."""
+        kid = request.path_params["kid"]
+        found = self._ring.find(Kid(kid)) if is_thumbprint(kid) else None
+        if found is None:
+            raise NotFound("there is no such key")
+        return _conditional(request, document.key(found, max_age=self._max_age))
+
+
+def _conditional(request: Incoming, found: Document) -> Response:
+    headers = {"ETag": found.etag, "Cache-Control": f"public, max-age={found.max_age}"}
+    if _matches(request.headers.getlist("if-none-match"), found.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(found.body, headers=headers | {"Content-Type": JSON})
+
+
+def _matches(wanted: list[str], etag: str) -> bool:
+    """Whether If-None-Match names ``etag``, compared weakly (RFC 9110 s.13.1.2): proxies add ``W/``."""
+    named = [tag.strip().removeprefix("W/") for value in wanted for tag in value.split(",")]
+    return etag in named or "*" in named
