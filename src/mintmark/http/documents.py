@@ -38,7 +38,7 @@ class Documents:
         return _conditional(request, self._discovery)
 
     async def jwks(self, request: Incoming) -> Response:
-        """The key set as last read, however old: with the store away it still verifies; 503 before the first."""
+        """The key set as last read, however old, so that tokens verify with the store away; at first 503."""
         ring = self._ring.view.ring
         if self._jwks is None or self._jwks[0] != ring.generation:
             self._jwks = (ring.generation, document.jwks(ring, max_age=self._max_age))
