@@ -30,7 +30,7 @@ class Document:
 
 def encode(value: Mapping[str, Any]) -> bytes:
     """``value`` as JSON with sorted members, so that every node gives the same bytes."""
-    return _encode(value)
+    return _encode(dict(value))
 
 
 def jwks(ring: Ring, *, max_age: Seconds) -> Document:

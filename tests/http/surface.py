@@ -1,0 +1,260 @@
+"""One node's HTTP surface for tests: the real use cases on the store in memory, and a signer in the loop."""
+
+import asyncio
+import functools
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import argon2
+import httpx2
+from starlette.applications import Starlette
+
+from mintmark.adapters.argon2 import Argon2Hasher
+from mintmark.adapters.memory import MemoryStore
+from mintmark.adapters.memory_bus import MemoryBus
+from mintmark.core import keyring
+from mintmark.core.algorithm import Algorithm
+from mintmark.core.directory import Client, User
+from mintmark.core.keyring import Activation
+from mintmark.core.minting import ACCESS_TOKEN_TYP
+from mintmark.core.timing import Timing
+from mintmark.http.app import create_app
+from mintmark.ports.bus import Bus
+from mintmark.ports.clock import Clock
+from mintmark.ports.store import Store
+from mintmark.server import document
+from mintmark.server.audit import Audit
+from mintmark.server.clients import Clients
+from mintmark.server.feed import RevocationFeed
+from mintmark.server.health import Health
+from mintmark.server.issuing import Issuing
+from mintmark.server.ring import RingFollower
+from mintmark.server.services import Services
+from mintmark.server.sessions import Sessions
+from mintmark.server.tokens import Tokens
+from mintmark.signer.local import LocalSigner
+from mintmark.system import SYSTEM_ENTROPY
+from mintmark.testing.clock import FakeClock
+from mintmark.units import ClientId, Issuer, Kid, NodeId, NumericDate, Sub
+
+ISSUER: Final = Issuer("https://auth.example.com")
+PASSWORD: Final = "correct horse battery staple"
+SECRET: Final = "s3cret-of-the-service"
+ALICE: Final = Sub("usr_alice")
+ALG: Final = Algorithm.ES256
+
+
+@dataclass(slots=True)
+class Surface:
+    """A running node and what a test may reach behind its HTTP surface."""
+
+    services: Services
+    app: Starlette
+    http: httpx2.AsyncClient
+    clock: Clock
+    store: Store
+    bus: Bus
+    signer: LocalSigner
+    kid: Kid
+
+    @property
+    def issuer(self) -> Issuer:
+        """The issuer."""
+        return self.services.issuer
+
+    async def read_ring(self) -> None:
+        """Read the ring now, and tell the feed's followers of it, as a worker does at each change."""
+        self.services.feed.announce_keys((await self.services.ring.refresh()).ring)
+
+    async def log_in(self, **members: Any) -> dict[str, Any]:
+        """The tokens of a new session of Alice."""
+        body = {"username": "alice", "password": PASSWORD, "client_id": "spa"} | members
+        answer = await self.http.post("/v1/sessions", json=body)
+        assert answer.status_code == 201, answer.text
+        tokens: dict[str, Any] = answer.json()
+        return tokens
+
+    async def refresh(self, refresh_token: str, **fields: str) -> httpx2.Response:
+        """What /token answers to a refresh by the public client."""
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": "spa"} | fields
+        return await self.http.post("/token", data=form)
+
+    async def log_out(self, access_token: str) -> httpx2.Response:
+        """What the log-out with an access token answers."""
+        return await self.http.delete(
+            "/v1/sessions/current", headers={"Authorization": f"Bearer {access_token}"}
+        )
+
+    async def add_key(self, *, node: NodeId | None = None) -> Kid:
+        """A new active key, in the ring and in the signer."""
+        services, store = self.services, self.store.keyring
+        public = await self.signer.generate(
+            issuer=self.issuer, alg=services.algorithm, typs=frozenset({ACCESS_TOKEN_TYP})
+        )
+        view = await store.read(self.issuer)
+        prepared = keyring.prepare(
+            view.ring,
+            kid=public.kid,
+            node=node or services.node,
+            alg=public.alg.value,
+            jwk=document.encode(public.jwk),
+            timing=services.timing,
+            now=view.now,
+        )
+        active = keyring.activate(
+            prepared, public.kid, Activation.BOOTSTRAP, timing=services.timing, now=view.now
+        )
+        assert await store.swap(view.ring.generation, active)
+        await self.extend(public.kid)
+        self.kid = public.kid
+        return public.kid
+
+    async def extend(self, kid: Kid) -> None:
+        """Tell the signer the lease that the ring has of ``kid``."""
+        found = (await self.store.keyring.read(self.issuer)).ring.find(kid)
+        assert found is not None
+        await self.signer.extend(
+            kid,
+            max_exp=self.services.timing.latest_exp(found.lease_until),
+            lease_until=found.lease_until,
+        )
+
+
+def user(password_hash: str, *, issuer: Issuer = ISSUER, name: str = "alice", **changes: Any) -> User:
+    """Alice, or another one."""
+    made = User(
+        issuer=issuer,
+        sub=Sub(f"usr_{name}"),
+        username=name,
+        password_hash=password_hash,
+        scopes=("orders:read", "orders:write"),
+        created_at=NumericDate(1),
+        password_changed_at=NumericDate(1),
+    )
+    return replace(made, **changes)
+
+
+def client(client_id: str, *, issuer: Issuer = ISSUER, secret: str | None = None, **changes: Any) -> Client:
+    """A client; public without a secret."""
+    made = Client(
+        issuer=issuer,
+        client_id=ClientId(client_id),
+        name=client_id,
+        secret_hash=None if secret is None else hashlib.sha256(secret.encode()).digest(),
+        grant_types=("refresh_token",),
+        audiences=("orders", "https://stock.example.com"),
+        scopes=("orders:read", "orders:write", "stock:read"),
+        first_party=True,
+        created_at=NumericDate(1),
+    )
+    return replace(made, **changes)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let other tasks run until ``condition`` holds; fails after 10,000 turns of the loop."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it does not come true")
+
+
+@functools.cache
+def password_hash() -> str:
+    """The hash of Alice's password, made once."""
+    return argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1).hash(PASSWORD)
+
+
+@asynccontextmanager
+async def surface(
+    *,
+    issuer: str = ISSUER,
+    algorithm: Algorithm = Algorithm.ES256,
+    clock: Clock | None = None,
+    store: Store | None = None,
+    wrap: Callable[[Store], Store] = lambda store: store,
+    timing: Timing | None = None,
+    feed_limit: int = 100,
+    streams_per_address: int = 50,
+    hash_queue: int = 64,
+) -> AsyncIterator[Surface]:
+    """A node of ``issuer`` with an active key, Alice, a public client ``spa`` and a service ``stock``.
+
+    ``wrap`` is put around the store that the node uses, not around the one that the test reaches.
+    """
+    iss, timing, clock = Issuer(issuer), timing or Timing(), clock or FakeClock()
+    store = store or MemoryStore(clock=clock, entropy=SYSTEM_ENTROPY)
+    await store.open()
+    behind = wrap(store)
+    bus, node = MemoryBus(clock=clock), NodeId("node-1")
+    await bus.open()
+    signer = LocalSigner(clock=clock)
+    passwords = Argon2Hasher(workers=2, queue=hash_queue)
+    audit = Audit(issuer=iss, node=node)
+    ring = RingFollower(iss, store=behind.keyring, bus=bus, clock=clock, timing=timing, audit=audit)
+    feed = RevocationFeed(iss, log=behind.revocations, bus=bus, clock=clock, audit=audit, limit=feed_limit)
+    issuing = Issuing(
+        node=node, ring=ring, signer=signer, clock=clock, entropy=SYSTEM_ENTROPY, timing=timing, audit=audit
+    )
+    sessions = Sessions(
+        iss,
+        store=behind,
+        bus=bus,
+        issuing=issuing,
+        passwords=passwords,
+        entropy=SYSTEM_ENTROPY,
+        timing=timing,
+        audit=audit,
+    )
+    clients = Clients(iss, directory=behind.directory, audit=audit)
+    services = Services(
+        issuer=iss,
+        node=node,
+        timing=timing,
+        algorithm=algorithm,
+        ring=ring,
+        feed=feed,
+        sessions=sessions,
+        clients=clients,
+        tokens=Tokens(clients=clients, sessions=sessions, issuing=issuing),
+        health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock),
+        audit=audit,
+        clock=clock,
+        streams_per_address=streams_per_address,
+    )
+    app = create_app(services)
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url=iss) as http:
+        running = Surface(
+            services=services,
+            app=app,
+            http=http,
+            clock=clock,
+            store=store,
+            bus=bus,
+            signer=signer,
+            kid=Kid(""),
+        )
+        await running.add_key()
+        await store.directory.add_user(user(password_hash(), issuer=iss))
+        await store.directory.add_client(client("spa", issuer=iss))
+        await store.directory.add_client(
+            client("stock", issuer=iss, secret=SECRET, grant_types=("client_credentials", "refresh_token"))
+        )
+        loops = [asyncio.create_task(ring.run()), asyncio.create_task(feed.run())]
+        try:
+            await until(lambda: ring.is_fresh() and feed.is_fresh())
+            await running.read_ring()
+            yield running
+        finally:
+            feed.close()
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            signer.close()
+            passwords.close()
+            await bus.close()
+            await store.close()
