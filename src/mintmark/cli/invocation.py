@@ -1,0 +1,125 @@
+"""What a command is given: the settings it works with, what it prints on, and the store when it asks.
+
+Heavy parts (the database, password hashing) are imported only by commands that open them.
+"""
+
+import contextlib
+import os
+import pwd
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from mintmark.cli.output import Output
+from mintmark.errors import NotFound
+from mintmark.ports.clock import Clock, Entropy
+from mintmark.ports.store import Store
+from mintmark.server.accounts import Accounts
+from mintmark.server.audit import Audit
+from mintmark.server.settings import Settings, load
+from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+
+_SQLITE: Final = "sqlite:///"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open store, and the use cases on it."""
+
+    settings: Settings
+    store: Store
+    accounts: Accounts
+    audit: Audit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """One run of a command. ``config`` is the option ``--config``."""
+
+    output: Output
+    config: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    clock: Clock = SYSTEM_CLOCK
+    entropy: Entropy = SYSTEM_ENTROPY
+
+    def settings(self) -> Settings:
+        """What was configured; raises ConfigurationErrors."""
+        return load(self.config, self.environ)
+
+    @contextlib.asynccontextmanager
+    async def open(self, *, create: bool = False) -> AsyncIterator[Opened]:
+        """The store and the use cases on it, until the block ends.
+
+        Raises ConfigurationErrors, Unavailable; and, unless ``create``, NotFound for a database file that
+        does not exist: to list or to end something in a new one is a mistake about the folder.
+        """
+        settings = self.settings()
+        path = sqlite_file(settings)
+        absent = path is not None and _is_absent(path)
+        if absent and not create:
+            raise NotFound(
+                f"there is no database {path}: give the right --config, or begin with `mintmark init`"
+            )
+        _log_changes(settings)
+        from mintmark.node.store import open_passwords, open_store  # noqa: PLC0415 - it takes its time
+
+        audit = Audit(issuer=settings.issuer, actor=_actor())
+        async with (
+            open_store(settings, clock=self.clock, entropy=self.entropy) as store,
+            open_passwords(settings) as passwords,
+        ):
+            if absent:
+                self.output.note(f"mintmark: a new database, {path}")
+            accounts = Accounts(
+                settings.issuer,
+                store=store,
+                passwords=passwords,
+                entropy=self.entropy,
+                timing=settings.timing,
+                audit=audit,
+            )
+            yield Opened(settings, store, accounts, audit)
+
+
+Given = Annotated[Invocation, Parameter(parse=False)]
+"""The parameter through which a command gets its :class:`Invocation`."""
+
+
+def sqlite_file(settings: Settings) -> Path | None:
+    """The file that the store is, or None where it is a server."""
+    name = settings.store.removeprefix(_SQLITE)
+    return Path(name).absolute() if name != settings.store else None
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether there is no file; what cannot even be looked for is the adapter's to report."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _log_changes(settings: Settings) -> None:
+    """Have every change logged on standard error, with who made it (ASVS 16.2.1).
+
+    A person on a terminal reads the answer of the command instead, which says the same.
+    """
+    from mintmark.node import logs  # noqa: PLC0415 - structlog is slow to load
+
+    logs.configure(replace(settings, log_level="error") if sys.stderr.isatty() else settings)
+
+
+def _actor() -> str:
+    """Who runs the command: the name of the process's user, which no variable can change."""
+    uid = os.getuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

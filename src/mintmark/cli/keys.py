@@ -1,0 +1,190 @@
+"""``mintmark keys``: the signing keys of every node, and what to do in an emergency."""
+
+from typing import Annotated, Final
+
+from cyclopts import App, Parameter
+
+from mintmark.cli.invocation import Given, Opened
+from mintmark.cli.output import distance, instant, span, table
+from mintmark.cli.status import Misused
+from mintmark.core.events import EventName
+from mintmark.core.keyring import Key, KeyState, Ring
+from mintmark.core.timing import Timing
+from mintmark.errors import NotFound
+from mintmark.server.rotation import request_rotation, revoke_key
+from mintmark.server.setting import shown
+from mintmark.units import Kid, NumericDate
+
+app = App(name="keys", help="List, rotate and revoke signing keys.")
+
+_COUNTED: Final = 10_000
+_MAX_REASON: Final = 200
+_NODE_SHOWN: Final = 8
+
+
+@app.command(name="list")
+async def list_keys(*, given: Given) -> None:
+    """List the keys of all nodes, those that were revoked included."""
+    async with given.open() as opened:
+        view = await opened.store.keyring.read(opened.settings.issuer)
+    ring, now = view.ring, view.now
+    rows = [
+        (
+            key.kid,
+            key.state.value,
+            key.alg,
+            key.node[:_NODE_SHOWN],
+            span(max(0, now - key.prepared_at)),
+            key.activation.value if key.activation is not None else "",
+            ""
+            if key.sign_until is None or key.state is not KeyState.ACTIVE
+            else distance(key.sign_until, now),
+            distance(key.publish_until, now) if key.publish_until else "",
+        )
+        for key in ring.keys
+    ]
+    columns = ("KID", "STATE", "ALG", "NODE", "AGE", "ACTIVATION", "SIGNS UNTIL", "KEPT UNTIL")
+    given.output.answer(
+        {
+            "issuer": ring.issuer,
+            "generation": ring.generation,
+            "now": now,
+            "keys": [_document(key) for key in ring.keys],
+        },
+        table(columns, rows) if rows else "No keys: a node makes one when it starts.",
+    )
+
+
+@app.command
+async def rotate(*, given: Given) -> None:
+    """Have every node that signs prepare a new key now.
+
+    A new key signs once it was read back through the public URL and has been public for the lead, so that
+    every verifier has it. Until then the present keys go on, and no token is refused.
+    """
+    async with given.open() as opened:
+        await request_rotation(opened.store.keyring, opened.settings.issuer)
+        view = await opened.store.keyring.read(opened.settings.issuer)
+        opened.audit.record(EventName.ROTATION_REQUESTED, generation=view.ring.generation)
+    active = sum(key.state is KeyState.ACTIVE for key in view.ring.keys)
+    lead = opened.settings.timing.lead
+    given.output.answer(
+        {
+            "issuer": view.ring.issuer,
+            "rotate_requested_at": view.ring.rotate_requested_at,
+            "active_keys": active,
+            "lead": lead,
+        },
+        f"Asked for a successor of each active key: {active}.",
+        f"A new key signs once it has been public for {span(lead)}; until then the present one goes on."
+        if active
+        else "No key is active now: the next node that starts makes one.",
+    )
+
+
+@app.command
+async def revoke(
+    kid: Annotated[
+        str,
+        Parameter(help="The key's `kid`, or the beginning of it that no other has."),
+    ],
+    /,
+    *,
+    reason: Annotated[str, Parameter(help="Why, for the record.")],
+    dry_run: Annotated[bool, Parameter(help="Say what it would mean, and change nothing.")] = False,
+    given: Given,
+) -> None:
+    """Withdraw a key of any node, dead or alive: it leaves the key set, and all its tokens are refused.
+
+    Sessions live on: their next refresh is signed with another key. Revoking a key twice changes nothing.
+    """
+    if not reason.strip() or len(reason) > _MAX_REASON or not reason.isprintable():
+        raise Misused(f"--reason: 1 to {_MAX_REASON} printable characters")
+    async with given.open() as opened:
+        view = await opened.store.keyring.read(opened.settings.issuer)
+        key = _named(view.ring, kid)
+        sessions, more = await _sessions_of(opened, key) if dry_run else (0, False)
+        done = False
+        if not dry_run and key.state is not KeyState.REVOKED:
+            done = await _revoke(opened, key, reason)
+    timing = opened.settings.timing
+    document: dict[str, object] = {"kid": key.kid, "state": key.state.value, "revoked": done}
+    if dry_run:
+        latest = timing.latest_exp(key.lease_until) if key.activated_at is not None else None
+        document |= {"dry_run": True, "sessions": sessions, "latest_exp": latest}
+        given.output.answer(document, *_forecast(key, sessions, more, latest, view.now))
+    elif done:
+        document["state"] = KeyState.REVOKED.value
+        given.output.answer(document, f"Revoked key {key.kid}.", *_consequences(timing))
+    else:
+        given.output.answer(document, f"Key {key.kid} was revoked before; nothing changed.")
+
+
+async def _revoke(opened: Opened, key: Key, reason: str) -> bool:
+    """Whether this revoked the key; False where somebody else did so first."""
+    ring, issuer = opened.store.keyring, opened.settings.issuer
+    done = await revoke_key(ring, issuer, key.kid, reason=reason, timing=opened.settings.timing)
+    if done:
+        opened.audit.record(EventName.KEY_REVOKED, kid=key.kid, reason=reason)
+    elif (await ring.read(issuer)).ring.find(key.kid) is None:
+        raise NotFound(f"key {key.kid} left the ring meanwhile: nothing that it signed is valid")
+    return done
+
+
+async def _sessions_of(opened: Opened, key: Key) -> tuple[int, bool]:
+    """How many live sessions last used ``key``, and whether there may be more than were looked at."""
+    sessions = await opened.store.sessions.list(opened.settings.issuer, limit=_COUNTED)
+    return sum(session.last_kid == key.kid for session in sessions), len(sessions) == _COUNTED
+
+
+def _named(ring: Ring, text: str) -> Key:
+    """The key whose ``kid`` is ``text``, or the one that alone begins with it."""
+    exact = ring.find(Kid(text))
+    found = [exact] if exact is not None else [key for key in ring.keys if text and key.kid.startswith(text)]
+    if not found:
+        raise NotFound(f'there is no key "{shown(text)}"; `mintmark keys list` shows those there are')
+    if len(found) > 1:
+        raise Misused(f'{len(found)} keys begin with "{shown(text)}": write more of the kid')
+    return found[0]
+
+
+def _forecast(
+    key: Key, sessions: int, more: bool, latest: NumericDate | None, now: NumericDate
+) -> tuple[str, ...]:
+    if key.state is KeyState.REVOKED:
+        return (f"Key {key.kid} was revoked before; nothing would change.",)
+    if latest is None:
+        return (f"Key {key.kid} never signed; revoking it refuses no token.",)
+    count = f"at least {sessions}" if more else str(sessions)
+    return (
+        f"Key {key.kid} is {key.state.value}. Nothing was changed.",
+        f"Sessions that last used it: {count}. They live on; their access tokens would be refused.",
+        f"The latest exp that its node could sign: {instant(latest)} ({distance(latest, now)}).",
+    )
+
+
+def _consequences(timing: Timing) -> tuple[str, ...]:
+    others = timing.jwks_max_age + timing.verifier_cache
+    return (
+        f"It is out of the key set now; its node stops signing with it in at most {span(timing.lease)}.",
+        f"Verifiers that follow the feed refuse its tokens at once, all others within {span(others)}.",
+        "Sessions live on: their next refresh is signed with another key.",
+    )
+
+
+def _document(key: Key) -> dict[str, object]:
+    return {
+        "kid": key.kid,
+        "state": key.state.value,
+        "alg": key.alg,
+        "node": key.node,
+        "prepared_at": key.prepared_at,
+        "proven_at": key.proven_at,
+        "activated_at": key.activated_at,
+        "activation": key.activation.value if key.activation is not None else None,
+        "sign_until": key.sign_until,
+        "lease_until": key.lease_until,
+        "publish_until": key.publish_until or None,
+        "revoked_at": key.revoked_at,
+        "reason": key.reason,
+    }

@@ -1,0 +1,21 @@
+"""``mintmark serve``: run a node."""
+
+from mintmark.cli.invocation import Given
+
+
+def serve(*, given: Given) -> int:
+    """Run a node until it is told to leave (SIGTERM or Ctrl-C; a second one leaves at once)."""
+    settings = given.settings()
+    for warning in settings.warnings:
+        given.output.note(f"mintmark: warning: {warning}")
+    from mintmark.node.control import serve as run_node  # noqa: PLC0415 - all of the server
+
+    return run_node(settings)
+
+
+def demo(*, given: Given) -> int:
+    """Show a node, a service, a rotation, a restart and a logout, as a timeline on this machine."""
+    del given
+    from mintmark.cli.demo import run_demo  # noqa: PLC0415 - a service and its web framework
+
+    return run_demo()
