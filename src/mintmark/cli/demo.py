@@ -60,20 +60,25 @@ class _Timeline:
 class _Program:
     """A child process of the demo, ended with it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, name: str, log: Path) -> None:
         self._process = process
         self._name = name
+        self._log = log
 
     @classmethod
-    async def start(cls, name: str, *arguments: str, environ: dict[str, str]) -> "_Program":
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *arguments, env=environ, stdin=asyncio.subprocess.DEVNULL, process_group=0
-        )
-        return cls(process, name)
+    async def start(cls, name: str, *arguments: str, environ: dict[str, str], folder: Path) -> "_Program":
+        log = folder / f"{name.rpartition(' ')[2]}.log"
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", *arguments,
+                env=environ, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
+            )  # fmt: skip
+        return cls(process, name, log)
 
     def check(self) -> None:
         if self._process.returncode is not None:
-            raise DemoFailed(f"{self._name} ended with status {self._process.returncode}")
+            said = self._log.read_text(errors="replace").strip()
+            raise DemoFailed(f"{self._name} ended with status {self._process.returncode}: {said}")
 
     async def stop(self) -> None:
         if self._process.returncode is None:
@@ -125,7 +130,7 @@ class _Demo:
 
     async def run(self) -> None:
         say = self._line.say
-        say(f"settings and database in {self._folder}")
+        say(f"settings, database and logs are in {self._folder}, which goes when the demo ends")
         await self._command(
             "users", "add", "ada", "--scope", _SCOPE, "--password-stdin", given=self._password
         )
@@ -139,13 +144,9 @@ class _Demo:
             node = await self._node(programs)
             port = self.service.rpartition(":")[2]
             service = await _Program.start(
-                "the service",
-                "mintmark.cli.demo_service",
-                self.issuer,
-                _AUDIENCE,
-                port,
-                environ=self._environ,
-            )
+                "the service", "mintmark.cli.demo_service", self.issuer, _AUDIENCE, port,
+                environ=self._environ, folder=self._folder,
+            )  # fmt: skip
             programs.push_async_callback(service.stop)
             await self._until_up(service, f"{self.service}/openapi.json")
             say(f'service  {self.service}  knows the issuer and the audience "{_AUDIENCE}", nothing else')
@@ -248,7 +249,9 @@ class _Demo:
     # --- what they are made of -----------------------------------------------------------------------
 
     async def _node(self, programs: contextlib.AsyncExitStack) -> _Program:
-        node = await _Program.start("the node", "mintmark.cli", "serve", environ=self._environ)
+        node = await _Program.start(
+            "the node", "mintmark.cli", "serve", environ=self._environ, folder=self._folder
+        )
         programs.push_async_callback(node.stop)
         await self._until_up(node, f"{self.issuer}/readyz")
         self._line.say(f"node     {self.issuer}  is ready; its RS256 key is in its signer alone")
@@ -290,15 +293,15 @@ class _Demo:
                 raise DemoFailed(f"{url} did not answer in time")
             await SYSTEM_CLOCK.sleep(0.05)
 
-    async def _command(self, *arguments: str, given: str = "") -> str:
+    async def _command(self, *arguments: str, given: str = "") -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mintmark.cli", *arguments,
-            env=self._environ, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            env=self._environ, stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        out, _ = await process.communicate(given.encode())
+        _, said = await process.communicate(given.encode())
         if process.returncode:
-            raise DemoFailed(f"mintmark {' '.join(arguments[:2])} ended with status {process.returncode}")
-        return out.decode()
+            raise DemoFailed(f"mintmark {' '.join(arguments[:2])}: {said.decode(errors='replace').strip()}")
 
 
 def run_demo() -> int:
@@ -350,7 +353,7 @@ def _verify_with_pyjwt(issuer: str, token: str) -> None:
 def _kid(token: str) -> str:
     from mintmark.core import jws  # noqa: PLC0415
 
-    return str(jws.parse(token).header.get("kid"))
+    return str(jws.parse(token).header.kid)
 
 
 def _short(tokens: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -23,10 +24,11 @@ class Worker:
         self.generation = 0
         self._line = line
 
-    async def listen(self) -> int:
-        """Take in what the worker tells until it is gone; its exit status."""
+    async def listen(self, on_report: Callable[[], Awaitable[None]]) -> int:
+        """Take in what the worker tells until it is gone, with ``on_report`` each time; its exit status."""
         while line := await self._line.receive():
             self.generation = msgspec.json.decode(line, type=Served).generation
+            await on_report()
         return await asyncio.to_thread(self.process.wait)
 
     async def stop(self, *, at_once: bool = False) -> None:

@@ -129,7 +129,7 @@ class _Node:
         running.audit.record(
             EventName.NODE_STARTED, issuer=self._settings.issuer, listen=own_url(self._listening)
         )
-        tasks = [
+        tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._rotate(running)),
             *(
                 asyncio.create_task(self._keep_worker(running, place))
@@ -147,8 +147,8 @@ class _Node:
             if gone.done() and not asked.done():
                 running.audit.record(EventName.PROCESS_ENDED, process="signer", reason=gone.result())
         finally:
-            for task in (asked, gone, *tasks):
-                task.cancel()
+            for waiting in (asked, gone, *tasks):
+                waiting.cancel()
             await asyncio.gather(asked, gone, *tasks, return_exceptions=True)
             await self._end(running, stop)
         if not stop.asked.is_set():
@@ -207,7 +207,8 @@ class _Node:
             assignment = Assignment(running.node, self._settings, self._timing_generation)
             worker = await start_worker(assignment, listening=self._listening, signer=running.signer.control)
             running.workers.append(worker)
-            status = await worker.listen()
+            # What the workers serve is evidence that the next round of rotation may wait for.
+            status = await worker.listen(self._bus.announce)
             running.workers.remove(worker)
             running.audit.record(
                 EventName.PROCESS_ENDED, process=f"worker {place}", reason=f"status {status}"
@@ -216,17 +217,19 @@ class _Node:
 
     async def _end(self, running: _Running, stop: _Stop) -> None:
         """Stop serving, then signing, then say so; a second signal cuts the first part short."""
-        ending = asyncio.gather(*(worker.stop() for worker in running.workers))
-        hurried = asyncio.create_task(stop.hurried.wait())
-        await asyncio.wait({ending, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        if not ending.done():
-            for worker in running.workers:
-                worker.process.kill()
+        ending = [asyncio.create_task(worker.stop()) for worker in running.workers]
+        hurried = asyncio.create_task(_kill_when(stop.hurried, tuple(running.workers)))
+        await asyncio.gather(*ending)
         hurried.cancel()
-        await ending
         try:
             await running.rotation.leave()
         except Unavailable as error:
             # The heartbeat grows old by itself, and the leases end.
             running.audit.record(EventName.STORE_FAILED, what="leaving", reason=str(error))
         await running.signer.stop()
+
+
+async def _kill_when(hurried: asyncio.Event, workers: tuple[Worker, ...]) -> None:
+    await hurried.wait()
+    for worker in workers:
+        worker.process.kill()

@@ -251,10 +251,10 @@ class Rotation:
             try:
                 found = await self._reader.kids(url)
             except ProofFailed as failed:
-                self._alarm(EventName.PROOF_FAILED, kid, reason=str(failed))
+                self._report_unproven(key, view, str(failed))
                 return False
             if kid not in found:
-                self._alarm(EventName.PROOF_FAILED, kid, reason=f"{url} does not list the key yet")
+                self._report_unproven(key, view, f"{url} does not list the key yet")
                 return False
         # The lead counts from a time read after the proof, so it is never counted too early.
         fresh = await self._store.read(self._issuer)
@@ -262,6 +262,11 @@ class Rotation:
             proven = keyring.prove(fresh.ring, kid, now=fresh.now)
             await self._swap(fresh.ring, proven, EventName.KEY_PROVEN, kid=kid)
         return True
+
+    def _report_unproven(self, key: Key, view: RingView, reason: str) -> None:
+        """A key that is not readable everywhere yet is news once it has had the time that caches take."""
+        if view.now > key.prepared_at + self._timing.jwks_max_age + self._timing.propagation:
+            self._alarm(EventName.PROOF_FAILED, key.kid, reason=reason)
 
     async def _swap(self, before: Ring, after: Ring, name: EventName, **fields: Value) -> bool:
         """Whether ``after`` was taken; a lost swap is no event."""
