@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mintmark.cli.reference import markdown
 from mintmark.core.timing import RULES
 from mintmark.server.settings import DEFAULT_FILE, KEYS, OTHER_VARIABLES, written
 
@@ -109,7 +110,13 @@ def _tests(covering: Iterable[tuple[str, str]]) -> str:
     return "; ".join(f"{file}: {', '.join(names)}" for file, names in by_file.items())
 
 
+def command_line() -> str:
+    """Every command, its options, and what exit statuses mean."""
+    return markdown(MARK)
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "reference/cli.md": command_line,
     "reference/settings.md": settings,
     "security.md": security,
 }
