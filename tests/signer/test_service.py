@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -184,6 +185,23 @@ async def test_key_is_made_beside_signatures_not_before_them(signer):
     assert await signer.sign(kid, "at+jwt", PAYLOAD)
     assert not all(task.done() for task in slow)
     await asyncio.gather(*slow)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_channels_work_in_either_event_loop(run):
+    """HTTP workers run uvloop, tests and tools asyncio's own loop: both ends work in both."""
+
+    async def sign_and_end() -> None:
+        signer = LocalSigner(clock=FakeClock())
+        kids = [await ready(signer, alg) for alg in (Algorithm.RS256, Algorithm.ES256)]
+        client = SignerClient(await signer.attach(), clock=FakeClock())
+        tokens = await asyncio.gather(*(client.sign(kid, "at+jwt", PAYLOAD) for kid in kids * 50))
+        assert len(tokens) == 100
+        signer.close()
+        assert await client.ended()
+        client.close()
+
+    run(sign_and_end())
 
 
 def test_rsa_keys_have_one_of_two_sizes():
