@@ -1,0 +1,82 @@
+"""Processes beside the test's own, on the same SQLite file."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+class Workers:
+    """Starts processes of ``worker.py`` and lets all of them go at one moment."""
+
+    def __init__(self) -> None:
+        self._all: list[subprocess.Popen[str]] = []
+
+    def start(self, command: str, path: Path, argument: str = "", *, count: int = 1) -> None:
+        """Start ``count`` more, and wait until each is ready."""
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-W", "error", str(WORKER), command, str(path), argument],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(count)
+        ]
+        self._all += started
+        for process in started:
+            assert self.read(process) == "ready"
+
+    def go(self) -> None:
+        """Let them all work."""
+        for process in self._all:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def read(self, process: subprocess.Popen[str] | None = None) -> Any:
+        """The next thing that a process (the first, where none is named) says."""
+        found = process or self._all[0]
+        assert found.stdout is not None
+        return json.loads(found.stdout.readline() or '"it ended"')
+
+    def results(self) -> list[Any]:
+        """What each says last, once all have ended well."""
+        said = [self.read(process) for process in self._all]
+        assert [process.wait(30) for process in self._all] == [0] * len(self._all)
+        return said
+
+    def kill(self) -> list[Any]:
+        """End the first with SIGKILL; everything that it said and was not read yet."""
+        first = self._all[0]
+        assert first.stdout is not None
+        first.kill()
+        rest = first.stdout.read().splitlines(keepends=True)
+        first.wait()
+        # The last line may be cut off: it was not said.
+        return [json.loads(line) for line in rest if line.endswith("\n")]
+
+    def close(self) -> None:
+        """End those that are left."""
+        for process in self._all:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    """Processes that end with the test."""
+    started = Workers()
+    try:
+        yield started
+    finally:
+        started.close()
