@@ -23,7 +23,7 @@ from mintmark.adapters.sql.keyring import RingRows, SqlKeyRing
 from mintmark.adapters.sql.migrate import SchemaState
 from mintmark.adapters.sql.revocations import LogRows, SqlRevocations
 from mintmark.adapters.sql.sessions import SessionRows, SqlSessions
-from mintmark.adapters.sql.threads import Threads, driver
+from mintmark.adapters.sql.threads import LOCK_SLICE, LOCK_SLICES, Threads, driver
 from mintmark.errors import ConfigurationError, MintmarkError, StoreDamaged, StoreUnavailable
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.units import NumericDate
@@ -33,7 +33,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x4D4D524B
 """``MMRK`` in the file's header (PRAGMA application_id): file(1) and people can tell whose it is."""
 
-_LOCK_TIMEOUT: Final = 1_400
+_LOCK_TIMEOUT: Final = LOCK_SLICE * LOCK_SLICES
 """Milliseconds to wait for another process's lock; so that every wait ends within two seconds."""
 _UPGRADE_TIMEOUT: Final = 10_000
 """The same while opening, where another process may be bringing the schema up to date."""
@@ -158,7 +158,7 @@ class SqliteStore:
     def _connect(self, writes: bool) -> Connection:
         connection = self._engine.connect()
         raw = driver(connection)
-        raw.execute(f"PRAGMA busy_timeout = {_LOCK_TIMEOUT}")
+        raw.execute(f"PRAGMA busy_timeout = {LOCK_SLICE if writes else _LOCK_TIMEOUT}")
         for pragma in _PRAGMAS:
             raw.execute(pragma)
         if not writes:

@@ -28,6 +28,12 @@ TICK: Final = 0.25
 PATIENCE: Final = 7
 """Ticks after which work is given up: within two seconds of the call, and after the lock time-out."""
 
+LOCK_SLICE: Final = 4
+"""Milliseconds for which SQLite waits for the write lock in one go. Its waits grow up to 100 ms, which
+starves a process among busy ones; begun anew, they stay near one millisecond."""
+LOCK_SLICES: Final = 300
+"""Slices after which another process's lock is an outage."""
+
 _WRITES_AT_ONCE: Final = 256
 _READS_AT_ONCE: Final = 16
 """Reads that share one snapshot; more are left to the other threads."""
@@ -182,7 +188,7 @@ class _Worker:
             if self._connection is None:
                 self._connection = self._threads._connect(self._writes)  # noqa: SLF001 - one unit
             raw = driver(self._connection)
-            raw.execute(self._begin)
+            self._enter(raw)
             outcomes = []
             for task in tasks:
                 outcomes.append((task, self._attempt(self._connection, raw, task)))
@@ -195,6 +201,16 @@ class _Worker:
         except MintmarkError as error:
             return self._failed(tasks, error)
         return outcomes
+
+    def _enter(self, raw: sqlite3.Connection) -> None:
+        for left in range(LOCK_SLICES if self._writes else 1, 0, -1):
+            try:
+                raw.execute(self._begin)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or left == 1:
+                    raise
+            else:
+                return
 
     def _attempt(self, connection: Connection, raw: sqlite3.Connection, task: _Task) -> Any:
         """The result of one task, or what it raised; then nothing of what it wrote is left."""
