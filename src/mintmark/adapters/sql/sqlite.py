@@ -158,11 +158,10 @@ class SqliteStore:
     def _connect(self, writes: bool) -> Connection:
         connection = self._engine.connect()
         raw = driver(connection)
-        raw.execute(f"PRAGMA busy_timeout = {LOCK_SLICE if writes else _LOCK_TIMEOUT}")
+        raw.execute(f"PRAGMA busy_timeout = {_LOCK_TIMEOUT}")
         for pragma in _PRAGMAS:
             raw.execute(pragma)
-        if not writes:
-            raw.execute("PRAGMA query_only = ON")
+        raw.execute(f"PRAGMA busy_timeout = {LOCK_SLICE}" if writes else "PRAGMA query_only = ON")
         return connection
 
     def _translate(self, error: Exception) -> MintmarkError:

@@ -207,7 +207,8 @@ class _Worker:
             try:
                 raw.execute(self._begin)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or left == 1:
+                # The low byte: it is BUSY_RECOVERY while somebody mends the log of a process that died.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or left == 1:
                     raise
             else:
                 return
