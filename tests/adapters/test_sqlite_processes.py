@@ -19,7 +19,7 @@ def new_store(path) -> SqliteStore:
 async def rig_on(store: SqliteStore) -> Rig:
     """A rig whose sessions are dated by the machine's clock, as those of the other processes are."""
     await store.open()
-    return Rig(store, SYSTEM_CLOCK, SYSTEM_ENTROPY, None, None)  # type: ignore[arg-type]
+    return Rig(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)  # type: ignore[arg-type]
 
 
 async def test_ten_processes_open_an_absent_file_at_once(tmp_path, workers):

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mintmark.core import base64url, sessions
 from mintmark.core.directory import Client, User
@@ -21,6 +22,10 @@ TIMING = Timing()
 PASSWORD_HASH = "$argon2id$first"  # noqa: S105 - nobody's
 
 
+def _alone() -> Any:
+    raise NotImplementedError("this rig has one store")
+
+
 @dataclass(frozen=True, slots=True)
 class Rig:
     """An open store of its own for one test, and the clock that it goes by."""
@@ -28,9 +33,9 @@ class Rig:
     store: Store
     clock: FakeClock
     entropy: Entropy
-    peer: Callable[[], Awaitable[Store]]
+    peer: Callable[[], Awaitable[Store]] = _alone
     """Another open store on the same data, as another node has one."""
-    closed: Callable[[], Store]
+    closed: Callable[[], Store] = _alone
     """Another store on the same data that was not opened."""
 
     def user(self, name: str = "alice", *, issuer: Issuer = ISSUER) -> User:
