@@ -78,7 +78,7 @@ def _raw(token: str) -> str:
         if is_person():
             raise Misused("give a token, or pipe one into standard input")
         # More than any token, so that what is too long is seen to be.
-        token = read_bytes(4 * jws.MAX_SIZE).decode("ascii", "backslashreplace")
+        token = read_bytes(4 * jws.MAX_SIZE).decode("utf-8", "replace")
     raw = token.strip().removeprefix("Bearer ").strip()
     if raw.startswith(sessions.PREFIX):
         raise Failed("this is a refresh token: it says nothing but to its issuer, and is a secret")
