@@ -1,0 +1,239 @@
+"""A denylist denies exactly what was revoked, for at least as long as it matters, in any order."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mintmark.core import denylist as denylists
+from mintmark.core.denylist import MAX_GROUPS, Denylist
+from mintmark.core.revocation import Kind, RevocationEvent
+from mintmark.units import ClientId, Jti, Kid, NumericDate, Rid, Seconds
+
+NAMES = ["a", "b", "c"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """The facts about a token that a denylist looks at."""
+
+    rid: Rid | None
+    jti: Jti | None
+    kid: Kid
+    client_id: ClientId | None
+    iat: NumericDate
+
+
+def event(kind: Kind, value: str, expires_at: int, not_before: int | None = None) -> RevocationEvent:
+    when = None if not_before is None else NumericDate(not_before)
+    return RevocationEvent(kind=kind, value=value, expires_at=NumericDate(expires_at), not_before=when)
+
+
+def denies(denied: RevocationEvent, token: Token) -> bool:
+    """The meaning of one event, from its definition."""
+    match denied.kind:
+        case Kind.RID:
+            return denied.value == token.rid
+        case Kind.JTI:
+            return denied.value == token.jti
+        case Kind.KID:
+            return denied.value == token.kid
+        case Kind.CLIENT:
+            return denied.value == token.client_id and token.iat <= (denied.not_before or 0)
+        case Kind.ALL:
+            return token.iat <= (denied.not_before or 0)
+
+
+def asked(listed: Denylist, token: Token) -> Kind | None:
+    kind = listed.covers(token.rid, token.jti, token.kid, token.client_id, token.iat)
+    probe = denylists.probe(token.rid, token.jti, token.kid, token.client_id, token.iat)
+    assert (listed.covers_probe(probe) is None) is (kind is None)
+    return kind
+
+
+TIMES = st.integers(0, 2_000)
+
+
+@st.composite
+def events(draw: st.DrawFn) -> RevocationEvent:
+    kind = draw(st.sampled_from(Kind))
+    when = draw(TIMES) if kind.by_time else None
+    value = "" if kind is Kind.ALL else draw(st.sampled_from(NAMES))
+    return event(kind, value, draw(TIMES), when)
+
+
+tokens = st.builds(
+    Token,
+    rid=st.sampled_from([None, *NAMES]),
+    jti=st.sampled_from([None, *NAMES]),
+    kid=st.sampled_from(NAMES),
+    client_id=st.sampled_from([None, *NAMES]),
+    iat=TIMES,
+)
+
+
+@given(
+    st.lists(events(), max_size=30), st.lists(tokens, min_size=1, max_size=10), st.integers(1, 700), st.data()
+)
+def test_v3_order_repetition_and_pruning_change_nothing_that_matters(log, judged, width, data):
+    """V3: whatever the order, however often an event comes, whenever pruning runs between: an event that has
+    not expired denies its tokens, and a token that no event ever named is not denied."""
+    now = data.draw(TIMES)
+    listed = Denylist(width=Seconds(width))
+    steps = data.draw(st.permutations(log + log[: data.draw(st.integers(0, len(log)))]))
+    for step in steps:
+        listed.apply(step)
+        if data.draw(st.booleans()):
+            listed.prune(NumericDate(data.draw(st.integers(0, now))))
+    listed.prune(NumericDate(now))
+    for token in judged:
+        kind = asked(listed, token)
+        live = [e for e in log if e.expires_at > now and denies(e, token)]
+        ever = [e for e in log if denies(e, token)]
+        if live:
+            assert kind is not None
+        if kind is not None:
+            assert kind in {e.kind for e in ever}
+
+
+@given(st.lists(events(), max_size=20), st.lists(tokens, min_size=1, max_size=5), st.data())
+def test_two_readers_of_one_log_agree(log, judged, data):
+    """Two denylists that got the same events in different orders, one of them twice, say the same."""
+    one, other = Denylist(), Denylist()
+    for step in log:
+        one.apply(step)
+    for step in data.draw(st.permutations(log + log)):
+        other.apply(step)
+    assert len(one) == len(other)
+    for token in judged:
+        assert (asked(one, token) is None) is (asked(other, token) is None)
+
+
+def test_kinds_are_separate_domains():
+    """The same text as rid, jti, kid and client is four different things."""
+    values = {Kind.RID: "rid", Kind.JTI: "jti", Kind.KID: "kid", Kind.CLIENT: "client"}
+    token = Token(Rid("rid"), Jti("jti"), Kid("kid"), ClientId("client"), NumericDate(5))
+    for kind, own in values.items():
+        for value in values.values():
+            listed = Denylist()
+            listed.apply(event(kind, value, 100, 50 if kind.by_time else None))
+            assert asked(listed, token) is (kind if own == value else None)
+
+
+def test_a_domain_cannot_be_forged_by_its_value():
+    """No value of one kind has the digest of another kind's value, whatever it begins with."""
+    digests = {
+        digest
+        for text in ("", "x", "rid\0x", "jti\0x", "\0", "\ud800", "x" * 10_000)
+        for digest in (
+            denylists.probe(Rid(text), None, Kid("k"), None, NumericDate(0)).digests[0][1],
+            denylists.probe(None, Jti(text), Kid("k"), None, NumericDate(0)).digests[-1][1],
+            denylists.probe(None, None, Kid(text), None, NumericDate(0)).digests[0][1],
+            denylists.probe(None, None, Kid("k"), ClientId(text), NumericDate(0)).digests[-1][1],
+        )
+    }
+    assert len(digests) == 28
+    assert {len(digest) for digest in digests} == {16}
+
+
+@pytest.mark.parametrize(("iat", "denied"), [(99, True), (100, True), (101, False)])
+@pytest.mark.parametrize("kind", [Kind.CLIENT, Kind.ALL])
+def test_not_before_includes_its_second(kind, iat, denied):
+    """``client`` and ``all`` deny iat <= not_before, and a token of the next second is good."""
+    listed = Denylist()
+    listed.apply(event(kind, "client" if kind is Kind.CLIENT else "", 1000, 100))
+    token = Token(None, None, Kid("k"), ClientId("client"), NumericDate(iat))
+    assert asked(listed, token) is (kind if denied else None)
+
+
+def test_the_latest_not_before_wins_in_any_order():
+    """A second, earlier event for a client takes nothing back."""
+    for order in ((100, 50), (50, 100)):
+        listed = Denylist()
+        for when in order:
+            listed.apply(event(Kind.CLIENT, "c", 1000, when))
+        assert asked(listed, Token(None, None, Kid("k"), ClientId("c"), NumericDate(100))) is Kind.CLIENT
+        assert len(listed) == 1
+
+
+def test_the_value_of_all_means_nothing():
+    """An ``all`` event denies whatever text its value holds."""
+    listed = Denylist()
+    listed.apply(event(Kind.ALL, "anything", 1000, 100))
+    assert asked(listed, Token(None, None, Kid("k"), None, NumericDate(100))) is Kind.ALL
+
+
+def test_pruning_drops_what_has_expired_and_nothing_else():
+    """An entry goes with its group, never before it expires and at most one width after it."""
+    listed = Denylist(width=Seconds(60))
+    token = Token(Rid("r"), None, Kid("k"), None, NumericDate(0))
+    listed.apply(event(Kind.RID, "r", 100))
+    assert listed.prune(NumericDate(99)) == 0
+    assert asked(listed, token) is Kind.RID
+    assert listed.prune(NumericDate(160)) == 1
+    assert asked(listed, token) is None
+    assert len(listed) == 0
+    listed.apply(event(Kind.RID, "r", 1000))
+    assert asked(listed, token) is Kind.RID
+
+
+def test_an_event_that_comes_again_later_lives_longer():
+    """Renewed with a later expiry, an entry outlives its first group."""
+    listed = Denylist(width=Seconds(10))
+    token = Token(Rid("r"), None, Kid("k"), None, NumericDate(0))
+    listed.apply(event(Kind.RID, "r", 100))
+    listed.apply(event(Kind.RID, "r", 500))
+    listed.prune(NumericDate(200))
+    assert asked(listed, token) is Kind.RID
+
+
+def test_groups_are_bounded_and_merging_loses_nothing():
+    """A thousand different expiries make at most sixteen groups, and every entry is still denied."""
+    listed = Denylist(width=Seconds(1))
+    for number in range(1_000):
+        listed.apply(event(Kind.JTI, f"t{number}", 10_000 + number * 7919 % 1_000))
+        listed.apply(event(Kind.CLIENT, "c", 10_000 + number, number))
+    assert len(listed._groups) <= MAX_GROUPS
+    listed.prune(NumericDate(10_000))
+    for number in range(1_000):
+        if 10_000 + number * 7919 % 1_000 > 10_000:
+            assert asked(listed, Token(None, Jti(f"t{number}"), Kid("k"), None, NumericDate(0))) is Kind.JTI
+    assert asked(listed, Token(None, None, Kid("k"), ClientId("c"), NumericDate(999))) is Kind.CLIENT
+
+
+def digests_made(listed: Denylist) -> int:
+    """How many digests one lookup makes."""
+    made = 0
+
+    def profiler(frame, kind, _arg):
+        nonlocal made
+        made += kind == "call" and frame.f_code is denylists._digest.__code__
+
+    sys.setprofile(profiler)
+    try:
+        listed.covers(Rid("r"), Jti("j"), Kid("k"), ClientId("c"), NumericDate(5))
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+def test_a_lookup_asks_only_for_kinds_that_are_there():
+    """With nothing revoked no digest is made; with sessions alone, one: the warm path stays cheap."""
+    listed = Denylist()
+    assert digests_made(listed) == 0
+    listed.apply(event(Kind.RID, "another", 100))
+    assert digests_made(listed) == 1
+    listed.apply(event(Kind.ALL, "", 100, 1))
+    assert digests_made(listed) == 1
+    listed.apply(event(Kind.JTI, "another", 100))
+    assert digests_made(listed) == 2
+    listed.prune(NumericDate(10_000))
+    assert digests_made(listed) == 0
+
+
+def test_a_group_spans_some_time():
+    """A width of nothing is refused."""
+    with pytest.raises(ValueError, match="second"):
+        Denylist(width=Seconds(0))
