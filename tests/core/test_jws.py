@@ -1,0 +1,155 @@
+"""Signing, taking apart and verifying compact JWS."""
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.core import forge
+
+from mintmark.core import jwk, jws
+from mintmark.core.algorithm import Algorithm
+from mintmark.core.refusal import Code
+from mintmark.errors import InvalidToken
+
+
+@pytest.mark.parametrize("alg", list(Algorithm))
+@given(payload=st.binary(max_size=60))
+def test_what_is_signed_verifies_and_reads_back(alg, payload):
+    """Any payload: header, payload and signature come back, and the signature is the key's."""
+    head = {"alg": alg.value, "kid": forge.PUBLIC[alg].kid, "typ": "at+jwt"}
+    message = jws.signing_input(head, payload)
+    raw = jws.compact(message, jws.sign(alg, forge.PRIVATE[alg], message))
+    parts = jws.parse(raw)
+    assert (parts.payload, parts.signing_input) == (payload, message)
+    assert (parts.header.alg, parts.header.kid, parts.header.typ) == (alg, head["kid"], "at+jwt")
+    assert dict(parts.header.members) == head
+    jws.verify(forge.PUBLIC[alg], parts.signing_input, parts.signature)
+
+
+@pytest.mark.parametrize("alg", list(Algorithm))
+def test_pyjwt_accepts_our_signatures(alg):
+    """An independent library verifies what we sign."""
+    raw = forge.token(b'{"a":1}', alg=alg)
+    assert jwt.api_jws.decode(raw, forge.PUBLIC[alg].key, algorithms=[alg.value]) == b'{"a":1}'
+
+
+def test_an_es256_signature_is_r_and_s():
+    """RFC 7518 s.3.4: 64 octets, never DER, also where r or s begins with zeros."""
+    lengths = {len(jws.sign(Algorithm.ES256, forge.PRIVATE[Algorithm.ES256], bytes([i]))) for i in range(200)}
+    assert lengths == {64}
+
+
+@pytest.mark.parametrize("alg", list(Algorithm))
+def test_a_signature_verifies_under_its_own_key_alone(alg):
+    """No other algorithm's key takes it, and no other message."""
+    message = b"message"
+    signature = jws.sign(alg, forge.PRIVATE[alg], message)
+    for other, public in forge.PUBLIC.items():
+        if other is alg:
+            jws.verify(public, message, signature)
+            continue
+        with pytest.raises(InvalidToken) as caught:
+            jws.verify(public, message, signature)
+        assert caught.value.code == Code.BAD_SIGNATURE
+    with pytest.raises(InvalidToken):
+        jws.verify(forge.PUBLIC[alg], b"other", signature)
+
+
+@pytest.mark.parametrize("alg", list(Algorithm))
+@given(signature=st.binary(max_size=300))
+def test_no_bytes_are_a_signature(alg, signature):
+    """Random bytes of any length are refused, and never with an error of the library."""
+    with pytest.raises(InvalidToken) as caught:
+        jws.verify(forge.PUBLIC[alg], b"message", signature)
+    assert caught.value.code == Code.BAD_SIGNATURE
+
+
+def test_a_private_key_signs_its_own_algorithm_alone():
+    """A key that does not fit is refused before anything is signed, another curve too."""
+    for alg in Algorithm:
+        for other, private in forge.PRIVATE.items():
+            fits = alg is other or {alg, other} == {Algorithm.RS256, Algorithm.PS256}
+            if not fits:
+                with pytest.raises(ValueError, match="does not fit"):
+                    jws.sign(alg, private, b"message")
+    with pytest.raises(ValueError, match="does not fit"):
+        jws.sign(Algorithm.ES256, ec.generate_private_key(ec.SECP384R1()), b"message")
+
+
+@pytest.mark.parametrize(
+    ("typ", "read"),
+    [
+        ("at+jwt", "at+jwt"),
+        ("AT+JWT", "at+jwt"),
+        ("application/at+jwt", "at+jwt"),
+        ("APPLICATION/AT+JWT", "at+jwt"),
+        ("JWT", "jwt"),
+        ("application/application/at+jwt", "application/at+jwt"),
+        ("text/at+jwt", "text/at+jwt"),
+        (" at+jwt", " at+jwt"),
+        ("", ""),
+    ],
+)
+def test_typ_is_a_media_type(typ, read):
+    """RFC 7515 s.4.1.9: without case, and with ``application/`` left out."""
+    assert jws.parse_header(forge.to_json({"alg": "ES256", "typ": typ})).typ == read
+
+
+def test_a_header_needs_only_its_algorithm():
+    """kid and typ are optional at this layer: other tokens than ours are read by it too."""
+    header = jws.parse_header(b'{"alg":"RS256"}')
+    assert (header.alg, header.kid, header.typ) == (Algorithm.RS256, None, None)
+    with pytest.raises(TypeError):
+        header.members["alg"] = "none"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", sorted(jws.FORBIDDEN))
+@pytest.mark.parametrize("value", [None, True, [], "x", {}])
+def test_forbidden_parameters_are_refused_whatever_they_hold(name, value):
+    """VF2, VF4: presence is enough."""
+    with pytest.raises(InvalidToken) as caught:
+        jws.parse_header(forge.to_json({"alg": "ES256", name: value}))
+    assert caught.value.code == Code.FORBIDDEN_HEADER
+
+
+def test_the_size_limit_is_the_callers():
+    """A larger limit lets a larger token be read; the limit itself is allowed."""
+    raw = forge.token(forge.to_json({"x": "y" * 9000}))
+    with pytest.raises(InvalidToken):
+        jws.parse(raw)
+    assert jws.parse(raw, max_size=len(raw)).payload
+    with pytest.raises(InvalidToken):
+        jws.parse(raw, max_size=len(raw) - 1)
+
+
+@given(st.text(max_size=40) | st.binary(max_size=40))
+def test_splitting_is_reversible(raw):
+    """What splits is exactly three parts that join to the input; what does not raises InvalidToken."""
+    try:
+        message, header, payload, signature = jws.split(raw)
+    except InvalidToken:
+        return
+    data = raw if isinstance(raw, bytes) else raw.encode()
+    assert b".".join([header, payload, signature]) == data
+    assert message == data.rpartition(b".")[0]
+    assert b"." not in header + payload + signature
+
+
+def test_a_class_of_bytes_or_text_runs_no_code_of_its_own():
+    """Subclasses are read by the base types' methods; a lying ``__len__`` does not pass the limit."""
+
+    class Small(bytes):
+        def __len__(self) -> int:
+            return 1
+
+    with pytest.raises(InvalidToken) as caught:
+        jws.parse(Small(b"a" * 10_000))
+    assert caught.value.code == Code.TOO_LARGE
+    assert jws.parse(Small(forge.token().encode())).header.alg is Algorithm.ES256
+
+
+def test_the_public_half_is_found_by_its_thumbprint():
+    """A signer's header names the key that it publishes."""
+    parts = jws.parse(forge.token())
+    assert parts.header.kid == jwk.thumbprint(forge.PUBLIC[Algorithm.ES256].jwk)
