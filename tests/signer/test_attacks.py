@@ -156,7 +156,7 @@ def test_ways_in_work_on_a_process_that_is_not_hardened(way_in, attacker, folder
 
 
 async def test_no_way_into_the_signer(attacker, folder):
-    """Neither the process that holds the keys nor the one that waits for it lets the same user in."""
+    """KY5, F39: neither the holder of the keys nor the process that waits for it lets the same user in."""
     async with signer(folder) as running:
         for pid in running.pids:
             refused = {way_in: attacker.tries(way_in, pid, running.n) for way_in in WAYS_IN}
@@ -175,7 +175,7 @@ def test_memory_that_was_opened_early_stays_open(attacker, folder):
 
 
 async def test_memory_that_was_opened_early_holds_no_key(attacker, folder):
-    """Whoever opened the signer's memory between exec and hiding reads on, and finds no factor in it."""
+    """KY5: who opened its memory between exec and hiding reads on, and finds no factor in it."""
     async with signer(folder, early=attacker) as running:
         assert attacker.tries("read_held", running.pids[0], running.n).startswith("not found in ")
 
@@ -207,7 +207,7 @@ def test_core_file_of_an_unhardened_process_holds_its_key(folder):
 
 @pytest.mark.parametrize("crash", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
 async def test_crashed_signer_leaves_no_core_file(crash, folder):
-    """Although core files of any size are allowed where it starts, a crash writes none."""
+    """KY5, F39: although it starts where core files are allowed, a crash writes none."""
     relative_core_pattern()
     async with signer(folder) as running:
         os.kill(running.pids[1], crash)

@@ -173,6 +173,18 @@ async def test_workers_end_with_control(signer):
     client.close()
 
 
+async def test_rsa_signatures_do_not_hold_up_the_others(signer):
+    """A signature on a curve that is asked for after many of RSA is answered before the last of them."""
+    rsa, curve = await ready(signer, Algorithm.RS256), await ready(signer)
+    many = SignerClient(await signer.attach(), clock=FakeClock())
+    slow = [asyncio.create_task(many.sign(rsa, "at+jwt", PAYLOAD)) for _ in range(200)]
+    await asyncio.sleep(0)
+    assert await signer.sign(curve, "at+jwt", PAYLOAD)
+    assert not all(task.done() for task in slow)
+    await asyncio.gather(*slow)
+    many.close()
+
+
 async def test_key_is_made_beside_signatures_not_before_them(signer):
     """An extend or a signature that is asked for after a slow generate is answered before it."""
     kid = await ready(signer)
