@@ -78,7 +78,10 @@ def test_json_is_ascii():
 
 
 def test_names_are_text_and_no_markup():
-    """Square brackets, colons and escape codes in a cell are what they are."""
+    """Square brackets, colons and escape codes in a line or a cell are what they are (LG3)."""
+    out = io.StringIO()
+    Output(as_json=False, stdout=out).answer({}, "[b]added[/b] \x1b[31m :smile:")
+    assert out.getvalue() == "[b]added[/b] \\x1b[31m :smile:\n"
     out = io.StringIO()
     Output(as_json=False, stdout=out).answer({}, table(("[red]A",), [("[link=x]b[/link] :smile: \x1b[31m",)]))
     assert out.getvalue().splitlines()[0].rstrip() == "[red]A"

@@ -91,6 +91,7 @@ def test_program_gets_the_parts_and_is_told_too(inspect):
         ({}, {"exp": True}, "bad_claim"),
         ({}, {"exp": None}, "bad_claim"),
         ({}, {"iss": 1}, "bad_claim"),
+        ({}, {"iss": ["https://auth.example.com"]}, "bad_claim"),
         ({}, {"iss": ""}, "unknown_issuer"),
         ({}, {"aud": []}, "wrong_audience"),
         ({}, {"aud": [1]}, "bad_claim"),
