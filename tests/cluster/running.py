@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,12 +31,17 @@ PATIENCE = 60.0
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, *, patience: float = PATIENCE) -> T:
-    """The first true value of ``condition``, asked again and again: other processes need real time."""
+def until(
+    condition: Callable[[], T], what: str, *, patience: float = PATIENCE, log: Callable[[], str] = str
+) -> T:
+    """The first true value of ``condition``, asked again and again: other processes need real time.
+
+    ``log`` gives what should be read when it does not come.
+    """
     deadline = time.monotonic() + patience
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"in {patience:.0f} s it did not happen that {what}")
+            raise AssertionError(f"in {patience:.0f} s it did not happen that {what}\n{log()}")
         time.sleep(0.02)
     return value
 
@@ -67,7 +72,8 @@ class RunningNode:
     folder: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
-    user: str | None = None
+    prefix: Sequence[str] = ()
+    """What comes before the command of ``serve``, to run it as somebody else."""
     port: int = 0
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -85,7 +91,7 @@ class RunningNode:
         }
         self.config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
         self.log = self.folder / "node.log"
-        self.http = httpx2.Client(base_url=self.issuer, timeout=10, trust_env=False)
+        self.http = self.client()
 
     # --- its processes -------------------------------------------------------------------------------
 
@@ -104,13 +110,13 @@ class RunningNode:
     def start(self) -> "RunningNode":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command("serve"), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, **self.environ}, user=self.user, cwd=self.folder,
+                [*self.prefix, *self.command("serve")], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **self.environ}, cwd=self.folder,
             )  # fmt: skip
         return self
 
     def until_ready(self) -> "RunningNode":
-        until(self.is_ready, f"the node became ready; its log:\n{self.tail()}")
+        until(self.is_ready, "the node became ready; its log:", log=self.tail)
         return self
 
     def is_ready(self) -> bool:
@@ -172,20 +178,30 @@ class RunningNode:
             "--grant", "refresh_token", "--audience", "orders", "--scope", "orders:read",
         )  # fmt: skip
 
+    def client(self) -> httpx2.Client:
+        """A client with a connection pool of its own, for another thread."""
+        return httpx2.Client(base_url=self.issuer, timeout=10, trust_env=False)
+
+    def log_in_with(self, http: httpx2.Client) -> httpx2.Response:
+        return http.post("/v1/sessions", json={"username": "ada", "password": PASSWORD, "client_id": "shop"})
+
+    def refresh_with(self, http: httpx2.Client, refresh_token: str) -> httpx2.Response:
+        body = {"refresh_token": refresh_token, "client_id": "shop"}
+        return http.post("/v1/sessions/refresh", json=body)
+
+    def log_out_with(self, http: httpx2.Client, access_token: str) -> httpx2.Response:
+        return http.delete("/v1/sessions/current", headers={"Authorization": f"Bearer {access_token}"})
+
     def log_in(self) -> dict[str, Any]:
-        answer = self.http.post(
-            "/v1/sessions", json={"username": "ada", "password": PASSWORD, "client_id": "shop"}
-        )
+        answer = self.log_in_with(self.http)
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
     def refresh(self, refresh_token: str) -> httpx2.Response:
-        return self.http.post(
-            "/v1/sessions/refresh", json={"refresh_token": refresh_token, "client_id": "shop"}
-        )
+        return self.refresh_with(self.http, refresh_token)
 
     def log_out(self, access_token: str) -> httpx2.Response:
-        return self.http.delete("/v1/sessions/current", headers={"Authorization": f"Bearer {access_token}"})
+        return self.log_out_with(self.http, access_token)
 
 
 def alive(pid: int) -> bool:
@@ -203,6 +219,10 @@ def running_node(folder: Path, **options: Any) -> Iterator[RunningNode]:
     node = RunningNode(folder, **options)
     try:
         node.add_user_and_client()
+        if node.prefix:
+            # Whoever the node runs as must be able to use what was made here.
+            for path in folder.iterdir():
+                path.chmod(0o666)
         yield node.start().until_ready()
     finally:
         node.end()

@@ -39,7 +39,9 @@ _ROUND: Final = 1.0
 _PAUSE: Final = 0.2
 """Seconds between two rounds at the least: a busy store wakes it with every login."""
 _RESTART: Final = 1.0
-"""Seconds before a worker or a signer that died is started again."""
+"""Seconds before a worker or a signer that died soon after its start is started again."""
+_STARTED: Final = 10.0
+"""Seconds after which a process counts as one that can start."""
 
 
 def serve(settings: Settings) -> int:
@@ -125,6 +127,7 @@ class _Node:
 
     async def run(self, stop: _Stop) -> None:
         """One node's life: until it is told to leave, or its signer died."""
+        began = SYSTEM_CLOCK.monotonic()
         running = await self._start()
         running.audit.record(
             EventName.NODE_STARTED, issuer=self._settings.issuer, listen=own_url(self._listening)
@@ -151,7 +154,7 @@ class _Node:
                 waiting.cancel()
             await asyncio.gather(asked, gone, *tasks, return_exceptions=True)
             await self._end(running, stop)
-        if not stop.asked.is_set():
+        if not stop.asked.is_set() and SYSTEM_CLOCK.monotonic() - began < _STARTED:
             await SYSTEM_CLOCK.sleep(_RESTART)
 
     async def _start(self) -> _Running:
@@ -159,7 +162,10 @@ class _Node:
         node = NodeId(base64url.encode(SYSTEM_ENTROPY.token_bytes(16)))
         audit = Audit(node=node)
         signer = await start_signer(
-            clock=SYSTEM_CLOCK, rsa_bits=settings.rsa_bits, log_level=settings.log_level.upper()
+            clock=SYSTEM_CLOCK,
+            rsa_bits=settings.rsa_bits,
+            log_level=settings.log_level.upper(),
+            log_json=logs.as_json(settings),
         )
         workers: list[Worker] = []
         public = settings.proof_urls or (settings.issuer,)
@@ -207,13 +213,16 @@ class _Node:
             assignment = Assignment(running.node, self._settings, self._timing_generation)
             worker = await start_worker(assignment, listening=self._listening, signer=running.signer.control)
             running.workers.append(worker)
+            began = SYSTEM_CLOCK.monotonic()
             # What the workers serve is evidence that the next round of rotation may wait for.
             status = await worker.listen(self._bus.announce)
             running.workers.remove(worker)
             running.audit.record(
                 EventName.PROCESS_ENDED, process=f"worker {place}", reason=f"status {status}"
             )
-            await SYSTEM_CLOCK.sleep(_RESTART)
+            # One that served a while is replaced at once; one that cannot start must not spin.
+            if SYSTEM_CLOCK.monotonic() - began < _STARTED:
+                await SYSTEM_CLOCK.sleep(_RESTART)
 
     async def _end(self, running: _Running, stop: _Stop) -> None:
         """Stop serving, then signing, then say so; a second signal cuts the first part short."""

@@ -6,11 +6,17 @@ import sys
 import structlog
 
 from mintmark.server.settings import Settings
+from mintmark.signer.logline import JsonFormatter
+
+
+def as_json(settings: Settings) -> bool:
+    """Whether lines are JSON: where that is set, and where nobody reads along on a terminal."""
+    return settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
 
 
 def configure(settings: Settings) -> None:
     """Set up structlog and the standard library's loggers for this process, on standard error."""
-    json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+    json = as_json(settings)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
@@ -31,3 +37,5 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(
         level=max(level, logging.WARNING), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    if json:
+        logging.getLogger().handlers[0].setFormatter(JsonFormatter())

@@ -7,6 +7,7 @@ line to the control process.
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ import uvicorn
 import uvloop
 
 from mintmark.core.algorithm import Algorithm
+from mintmark.errors import MintmarkError
 from mintmark.http.app import create_app
 from mintmark.node import logs
 from mintmark.node.link import Assignment, Line, Served, decode_assignment
@@ -176,8 +178,12 @@ def main() -> int:
     async def run() -> int:
         return await work(listening, signing, await Line.open(line))
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run())
+    except MintmarkError as error:
+        logging.getLogger(__name__).error("this worker ends: %s", error)
+        return 1
 
 
 if __name__ == "__main__":

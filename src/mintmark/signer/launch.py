@@ -41,7 +41,12 @@ class SignerProcess:
 
 
 async def start_signer(
-    *, clock: Clock, rsa_bits: int = 2048, threads: int | None = None, log_level: str = "WARNING"
+    *,
+    clock: Clock,
+    rsa_bits: int = 2048,
+    threads: int | None = None,
+    log_level: str = "WARNING",
+    log_json: bool = False,
 ) -> SignerProcess:
     """A new signer process that answers; it has no key yet.
 
@@ -54,6 +59,7 @@ async def start_signer(
         # -I: neither PYTHON… variables nor the working directory decide what code holds the keys.
         command = [sys.executable, "-I", "-m", "mintmark.signer", str(theirs.fileno())]
         command += ["--rsa-bits", str(rsa_bits), "--log-level", log_level]
+        command += ["--log-json"] if log_json else []
         command += [] if threads is None else ["--threads", str(threads)]
         try:
             process = await asyncio.to_thread(

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from mintmark.ports.signer import HardeningReport
 from mintmark.signer import hardening
+from mintmark.signer.logline import JsonFormatter
 from mintmark.signer.service import SignerService
 from mintmark.system import SUSPEND_CLOCK
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rsa-bits", type=int, choices=(2048, 3072), default=2048)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--log-level", choices=_LEVELS, default="WARNING")
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     options = parser.parse_args(arguments)
     # Only control ends a signer: a terminal's or a service manager's signal to the whole group must not
     # take it away while requests that were accepted are still to be answered.
@@ -61,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    if options.log_json:
+        logging.getLogger().handlers[0].setFormatter(JsonFormatter())
     sock = socket.socket(fileno=options.fd)
     sock.set_inheritable(False)
     report = hardening.harden(hardening.Profile.SIGNER)
