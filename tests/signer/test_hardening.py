@@ -122,11 +122,13 @@ def test_secrets_leave_the_environment_and_what_the_kernel_shows_of_it():
         """
         import json, os, subprocess, sys
         from mintmark.signer.hardening import Profile, harden
-        before = b"canary-secret" in open("/proc/self/environ", "rb").read()
+        shown = open("/proc/self/environ", "rb", buffering=0)  # hardening closes it to all who come later
+        before = b"canary-secret" in shown.read()
         report = harden(Profile.WORKER, secrets=("MINTMARK_CLUSTER_KEY", "MINTMARK_UNSET"))
         child = subprocess.run([sys.executable, "-c", "import os; print(dict(os.environ))"],
                                capture_output=True, text=True, check=True).stdout
-        after = open("/proc/self/environ", "rb").read()
+        shown.seek(0)
+        after = shown.read()
         print(json.dumps([
             before,
             "MINTMARK_CLUSTER_KEY" in os.environ,
