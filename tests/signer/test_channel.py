@@ -235,8 +235,18 @@ async def test_busy_channel_carries_no_descriptor():
     with ends() as pair:
         for _ in range(40):
             pair.channel.send(b"a" * 50_000)
+        await asyncio.sleep(0)
         with pytest.raises(BlockingIOError):
             pair.channel.send_with_descriptor(b"x", pair.far.fileno())
+        # There is room again, but the loop has not had its turn to fill it with what came first.
+        pair.far.recv(1_000_000)
+        with pytest.raises(BlockingIOError):
+            pair.channel.send_with_descriptor(b"x", pair.far.fileno())
+
+
+async def test_closed_channel_carries_no_descriptor():
+    """On a channel that has ended a descriptor is refused."""
+    with ends() as pair:
         pair.channel.close()
         with pytest.raises(BlockingIOError):
             pair.channel.send_with_descriptor(b"x", pair.far.fileno())
