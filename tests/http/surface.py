@@ -59,6 +59,8 @@ class Surface:
     bus: Bus
     signer: LocalSigner
     kid: Kid
+    following: asyncio.Task[None]
+    """The loop that reads the revocation log."""
 
     @property
     def issuer(self) -> Issuer:
@@ -228,6 +230,7 @@ async def surface(
     app = create_app(services)
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url=iss) as http:
+        loops = [asyncio.create_task(ring.run()), asyncio.create_task(feed.run())]
         running = Surface(
             services=services,
             app=app,
@@ -237,15 +240,17 @@ async def surface(
             bus=bus,
             signer=signer,
             kid=Kid(""),
+            following=loops[1],
         )
-        await running.add_key()
-        await store.directory.add_user(user(password_hash(), issuer=iss))
-        await store.directory.add_client(client("spa", issuer=iss))
-        await store.directory.add_client(
-            client("stock", issuer=iss, secret=SECRET, grant_types=("client_credentials", "refresh_token"))
-        )
-        loops = [asyncio.create_task(ring.run()), asyncio.create_task(feed.run())]
         try:
+            await running.add_key()
+            await store.directory.add_user(user(password_hash(), issuer=iss))
+            await store.directory.add_client(client("spa", issuer=iss))
+            await store.directory.add_client(
+                client(
+                    "stock", issuer=iss, secret=SECRET, grant_types=("client_credentials", "refresh_token")
+                )
+            )
             await until(lambda: ring.is_fresh() and feed.is_fresh())
             await running.read_ring()
             yield running

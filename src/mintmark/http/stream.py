@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -59,6 +60,9 @@ class FeedStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for the scope ``http``; the connection is the follower's until one of the two ends it."""
         request = Incoming(scope, receive)
+        if request.method != "GET":
+            # The route lets HEAD through with GET, and this has no end to have a length.
+            raise HTTPException(405, headers={"Allow": "GET"})
         try:
             with self._counted(request):
                 # First a place among the followers, then the store: what is committed in between comes
