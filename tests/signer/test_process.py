@@ -234,6 +234,8 @@ async def test_signer_inherits_no_environment_and_has_no_network_socket(signer, 
     assert sockets
     found = {number: fields for number, fields in unix_sockets().items() if number in sockets}
     assert found.keys() == sockets
+    waiting = Path("/proc", str(signer.process.pid), "fd").iterdir()
+    assert not any(os.readlink(link).startswith("socket:") for link in waiting)
     for fields in found.values():
         assert len(fields) == 7, "a socket with a name"
         assert int(fields[3], 16) & 0x10000 == 0, "a socket that listens"

@@ -10,9 +10,10 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mintmark.core import jws
 from mintmark.core.algorithm import Algorithm
 from mintmark.errors import SignerUnavailable
-from mintmark.signer import protocol
+from mintmark.signer import protocol, service
 from mintmark.signer.client import SignerClient
 from mintmark.signer.local import LocalSigner
 from mintmark.signer.service import MAX_IN_FLIGHT, SignerService
@@ -151,15 +152,15 @@ async def test_flooding_worker_gets_every_answer(signer):
 )
 async def test_nonsense_from_control_ends_the_signer(message):
     """A control channel that sends what control never sends is not control's any more: everything ends."""
-    service = SignerService(clock=FakeClock(), rsa_bits=2048, threads=1)
+    made = SignerService(clock=FakeClock(), rsa_bits=2048, threads=1)
     ended = asyncio.Event()
     ours, theirs = socket.socketpair()
     with ours:
-        service.serve_control(theirs, ended.set)
+        made.serve_control(theirs, ended.set)
         ours.send(framed(message))
         await asyncio.wait_for(ended.wait(), 20)
         assert await read_to_end(ours) == b""
-    service.close()
+    made.close()
 
 
 async def test_workers_end_with_control(signer):
@@ -197,6 +198,39 @@ async def test_key_is_made_beside_signatures_not_before_them(signer):
     assert await signer.sign(kid, "at+jwt", PAYLOAD)
     assert not all(task.done() for task in slow)
     await asyncio.gather(*slow)
+
+
+@pytest.mark.parametrize("alg", [Algorithm.RS256, Algorithm.ES256])
+async def test_signature_that_fails_is_unavailable_and_says_nothing(signer, alg, monkeypatch, caplog):
+    """LG2: a fault in the arithmetic is SignerUnavailable for its caller alone, and a type in the log."""
+    kid = await ready(signer, alg)
+
+    def fail(*_: object) -> bytes:
+        raise ValueError("canary")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(jws, "sign", fail)
+        with pytest.raises(SignerUnavailable) as failed:
+            await signer.sign(kid, "at+jwt", PAYLOAD)
+    assert type(failed.value) is SignerUnavailable
+    assert "a signature failed: ValueError" in caplog.text
+    assert "canary" not in caplog.text
+    assert await signer.sign(kid, "at+jwt", PAYLOAD)
+
+
+async def test_key_that_cannot_be_made_is_unavailable_and_says_nothing(signer, monkeypatch, caplog):
+    """LG2: a fault in making a key is SignerUnavailable, leaves no key, and a type in the log."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError("canary")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(service, "new_private_key", fail)
+        with pytest.raises(SignerUnavailable):
+            await signer.generate(issuer=ISSUER, alg=Algorithm.ES256, typs=frozenset({"at+jwt"}))
+    assert "no key could be made: MemoryError" in caplog.text
+    assert "canary" not in caplog.text
+    assert (await signer.status()).keys == ()
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
