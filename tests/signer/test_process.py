@@ -70,6 +70,12 @@ async def test_signer_exits_when_control_closes_its_channel(signer):
     assert await signer.stop() == 0
 
 
+def open_sockets(pid: int) -> set[str]:
+    """The inodes of the sockets that a process has open; only root may look."""
+    links = {os.readlink(link) for link in Path("/proc", str(pid), "fd").iterdir()}
+    return {link[8:-1] for link in links if link.startswith("socket:[")}
+
+
 def unix_sockets() -> dict[str, list[str]]:
     """Every Unix socket of this machine by its inode: address, counts, protocol, flags, type, …, path."""
     lines = Path("/proc/net/unix").read_text().splitlines()[1:]
@@ -229,13 +235,11 @@ async def test_signer_inherits_no_environment_and_has_no_network_socket(signer, 
         return
     # Whatever the interpreter itself puts there has no value of ours.
     assert b"PATH=" not in (folder / "environ").read_bytes()
-    links = {os.readlink(link) for link in (folder / "fd").iterdir()}
-    sockets = {link[8:-1] for link in links if link.startswith("socket:[")}
+    sockets = open_sockets((await signer.control.status()).pid)
     assert sockets
     found = {number: fields for number, fields in unix_sockets().items() if number in sockets}
     assert found.keys() == sockets
-    waiting = Path("/proc", str(signer.process.pid), "fd").iterdir()
-    assert not any(os.readlink(link).startswith("socket:") for link in waiting)
+    assert not open_sockets(signer.process.pid)
     for fields in found.values():
         assert len(fields) == 7, "a socket with a name"
         assert int(fields[3], 16) & 0x10000 == 0, "a socket that listens"
