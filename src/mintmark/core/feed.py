@@ -157,7 +157,7 @@ def parse_page(body: bytes, *, issuer: str, policy: FeedPolicy) -> Page:
         raise Malformed("the page is too large")
     try:
         wire = _PAGE.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise Malformed("the page is not as agreed") from error
     if wire.issuer != issuer:
         raise Malformed("the page is another issuer's")
@@ -179,8 +179,8 @@ def parse_message(event: str, cursor: str, payload: str) -> Message | None:
 
     Raises :class:`Malformed`.
     """
-    body = payload.encode()
     try:
+        body = payload.encode()
         match event:
             case "revocation":
                 return Revocation(_cursor(cursor), _event(_EVENT.decode(body)))
@@ -192,7 +192,7 @@ def parse_message(event: str, cursor: str, payload: str) -> Message | None:
                 return Keys(b'{"keys":' + bytes(keys.keys) + b"}", frozenset(map(Kid, keys.revoked)))
             case "reset":
                 return Reset()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise Malformed("a message is not as agreed") from error
     return None
 
@@ -245,22 +245,22 @@ class Follower:
     def until(self, now: float) -> float:
         """The monotonic time until which, without news, :meth:`health` stays what it is at ``now``."""
         changes = (self._heard_at + self.policy.degraded_after, self._heard_at + self.policy.bound)
-        return min((at for at in changes if at >= now), default=math.inf)
+        return min((at for at in changes if at > now), default=math.inf)
 
     def health(self, now: float) -> Health:
         """How good this is at monotonic ``now``."""
         if not self._complete:
             return Health.COLD
         silence = now - self._heard_at
-        if silence > self.policy.bound:
+        if silence >= self.policy.bound:
             return Health.LOST
-        if not self._in_step or silence > self.policy.degraded_after:
+        if not self._in_step or silence >= self.policy.degraded_after:
             return Health.DEGRADED
         return Health.LIVE
 
     def is_silent(self, now: float) -> bool:
         """Whether the issuer, once heard, has not been heard for too long at monotonic ``now``."""
-        return self._complete and now - self._heard_at > self.policy.degraded_after
+        return self._complete and now - self._heard_at >= self.policy.degraded_after
 
     @property
     def heard_at(self) -> float:

@@ -16,7 +16,6 @@ need no lock. All other calls are short and must not overlap.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -28,7 +27,7 @@ from mintmark.units import Kid, NumericDate, Seconds
 
 K = TypeVar("K")
 
-_DIRECTIVE: Final = re.compile(r'\s*([A-Za-z-]+)\s*(?:=\s*"?([0-9]{1,10})"?)?[^,]*')
+_LONG: Final = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +125,23 @@ class Verdict(Enum):
 def parse_freshness(cache_control: str | None, age: str | None, etag: str | None) -> Freshness:
     """The headers ``Cache-Control`` and ``Age`` (RFC 9111 s.5), where nonsense counts as absent."""
     max_age: int | None = None
-    for name, value in _DIRECTIVE.findall(cache_control or ""):
-        match name.lower():
-            case "max-age" if value and max_age is None:
-                max_age = int(value)
+    for directive in (cache_control or "").split(","):
+        name, _, value = directive.partition("=")
+        match name.strip().lower():
+            case "max-age" if max_age is None:
+                max_age = _delta_seconds(value.strip().strip('"'))
             case "no-store" | "no-cache":
                 max_age = 0
-    seconds = int(age) if age is not None and re.fullmatch(r"[0-9]{1,9}", age) else 0
     return Freshness(
-        max_age=None if max_age is None else Seconds(max_age), age=Seconds(seconds), etag=etag or None
+        max_age=None if max_age is None else Seconds(max_age),
+        age=Seconds(_delta_seconds(age or "") or 0),
+        etag=etag or None,
     )
+
+
+def _delta_seconds(text: str) -> int | None:
+    # RFC 9111 s.1.2.2: what is too large to hold is some large number.
+    return min(int(text[:12]), _LONG) if text.isascii() and text.isdecimal() else None
 
 
 class Bucket:
@@ -171,10 +177,16 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class _Source(Generic[K]):
-    """One key set, and the moment as of which its origin stated it."""
+    """One key set, and the monotonic time as of which its origin stated it; ``turn`` breaks ties."""
 
     keys: Mapping[Kid, K]
-    as_of: Instant
+    as_of: float
+    turn: int
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """The later of two statements has the higher one."""
+        return self.as_of, self.turn
 
 
 class KeyCache(Generic[K]):
@@ -200,6 +212,8 @@ class KeyCache(Generic[K]):
         self._max_age = policy.lifetime
         self._refresh_at = -math.inf
         self._began_at: float | None = None
+        self._began_turn = 0
+        self._turns = 0
         self._attempts = 0
         self._failures = 0
         self._negative: dict[Kid, float] = {}
@@ -233,6 +247,11 @@ class KeyCache(Generic[K]):
         """Attempts that failed since the last success."""
         return self._failures
 
+    @property
+    def negative_entries(self) -> int:
+        """How many absent kids are remembered."""
+        return len(self._negative)
+
     def due_at(self) -> float:
         """The monotonic time of the next fetch in the background: refresh, or retry after a failure."""
         return self._refresh_at
@@ -250,6 +269,7 @@ class KeyCache(Generic[K]):
         if self._began_at is not None:
             raise RuntimeError("one fetch at a time")
         self._began_at = now.mono
+        self._began_turn = self._next_turn()
         self._attempts += 1
 
     def loaded(self, keys: Mapping[Kid, K], freshness: Freshness, now: Instant, random: float) -> Change:
@@ -257,9 +277,8 @@ class KeyCache(Generic[K]):
         began = self._end(freshness, now, random)
         self.etag = freshness.etag
         elapsed = math.ceil(now.mono - began) + freshness.age
-        as_of = Instant(NumericDate(now.wall - elapsed), began - freshness.age)
-        self._fetched = _Source(keys, as_of)
-        self._known_wall = max(self._known_wall, as_of.wall)
+        self._fetched = _Source(keys, began - freshness.age, self._began_turn)
+        self._known_wall = max(self._known_wall, NumericDate(now.wall - elapsed))
         return self._publish()
 
     def unchanged(self, freshness: Freshness, now: Instant, random: float) -> None:
@@ -289,7 +308,7 @@ class KeyCache(Generic[K]):
 
     def pushed(self, keys: Mapping[Kid, K], revoked: frozenset[Kid], now: Instant) -> Change:
         """The live feed states the published set; ``revoked`` kids never come back."""
-        self._pushed = _Source(keys, now)
+        self._pushed = _Source(keys, now.mono, self._next_turn())
         self._revoked |= revoked
         self._known_wall = max(self._known_wall, now.wall)
         return self._publish()
@@ -308,7 +327,7 @@ class KeyCache(Generic[K]):
         self._feed_live = announces
         self._heard_at = now.mono
         if announces and self._pushed is not None:
-            self._pushed = _Source(self._pushed.keys, now)
+            self._pushed = _Source(self._pushed.keys, now.mono, self._next_turn())
             self._known_wall = max(self._known_wall, now.wall)
         self._publish()
 
@@ -390,11 +409,15 @@ class KeyCache(Generic[K]):
         self._refresh_at = now.mono + lifetime * policy.refresh_at * spread
         return began
 
+    def _next_turn(self) -> int:
+        self._turns += 1
+        return self._turns
+
     def _publish(self) -> Change:
         """Put the snapshot together: the newest set, joined by the live feed's."""
         fetched, pushed = self._fetched, self._pushed
         usable: dict[Kid, K] = {}
-        if fetched is not None and (pushed is None or fetched.as_of.mono >= pushed.as_of.mono):
+        if fetched is not None and (pushed is None or fetched.order > pushed.order):
             usable |= fetched.keys
             if pushed is not None and self._feed_live:
                 usable |= pushed.keys
@@ -407,7 +430,7 @@ class KeyCache(Generic[K]):
         if changed:
             self._negative.clear()
         if pushed is not None:
-            self._loaded_at = max(self._loaded_at, pushed.as_of.mono)
+            self._loaded_at = max(self._loaded_at, pushed.as_of)
         policy = self.policy
         # While a feed is live a revoked key would be reported, so keys may be older; once it is lost, the
         # shorter span counts from its last word.

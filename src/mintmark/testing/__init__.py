@@ -4,5 +4,6 @@ from mintmark.testing.clock import FakeClock
 from mintmark.testing.issuer import FakeIssuer
 from mintmark.testing.key import SigningKey
 from mintmark.testing.origin import Fault
+from mintmark.testing.recorder import Recorder
 
-__all__ = ["FakeClock", "FakeIssuer", "Fault", "SigningKey"]
+__all__ = ["FakeClock", "FakeIssuer", "Fault", "Recorder", "SigningKey"]

@@ -95,7 +95,7 @@ class FakeClock:
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._count(beyond, within) >= count, _PATIENCE):
-                raise TimeoutError(f"no timer was armed {beyond}-{within} s ahead; armed: {self._armed()}")
+                raise TimeoutError(self._nothing_armed(beyond, within))
 
     async def armed(self, *, within: float, beyond: float = 0.0, count: int = 1) -> None:
         """Wait as :meth:`wait_armed` does, in asyncio."""
@@ -107,11 +107,15 @@ class FakeClock:
         try:
             await asyncio.wait_for(watcher.seen, _PATIENCE)
         except TimeoutError:
-            message = f"no timer was armed {beyond}-{within} s ahead; armed: {self._armed()}"
-            raise TimeoutError(message) from None
+            raise TimeoutError(self._nothing_armed(beyond, within)) from None
         finally:
             with self._changed:
                 self._watchers.remove(watcher)
+
+    def armed_spans(self) -> list[float]:
+        """Seconds from now until each armed timer, the first one first."""
+        with self._changed:
+            return sorted(round(t.deadline - self._elapsed, 3) for t in self._timers)
 
     def pass_armed(self, span: float) -> None:
         """Block until a timer is due within ``span``, then move time ``span`` on."""
@@ -135,13 +139,13 @@ class FakeClock:
 
         return end
 
+    def _nothing_armed(self, beyond: float, within: float) -> str:
+        return f"no timer was armed {beyond}-{within} s ahead; armed: {self.armed_spans()}"
+
     def _count(self, beyond: float, within: float) -> int:
         # A timer that has been woken but has not run yet is over, not armed.
         left = (t.deadline - self._elapsed for t in self._timers)
         return sum(1 for span in left if span > 0 and beyond < span <= within + 1e-6)
-
-    def _armed(self) -> list[float]:
-        return sorted(round(t.deadline - self._elapsed, 3) for t in self._timers)
 
     def _tell_watchers(self) -> None:
         for watcher in self._watchers:

@@ -290,9 +290,13 @@ class FakeIssuer:
                 "revoked": list(self._revoked_keys),
             }
 
-    def _key_set(self, request: Request) -> Reply:
+    def key_set(self) -> bytes:
+        """The key-set document as it is served now."""
         with self._lock:
-            body = self.jwks or json.dumps({"keys": [key.public_jwk for key in self._keys.values()]}).encode()
+            return self.jwks or json.dumps({"keys": [key.public_jwk for key in self._keys.values()]}).encode()
+
+    def _key_set(self, request: Request) -> Reply:
+        body = self.key_set()
         etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
         headers = {"ETag": etag}
         if self.max_age is not None:

@@ -116,15 +116,24 @@ class Origin:
             self._loop = loop
             started.set()
             loop.run_forever()
+            # First no more connections: one that is half accepted when the server closes would leak.
+            for listening in server.sockets:
+                loop.remove_reader(listening.fileno())
+            loop.run_until_complete(self._cut_all())
             server.close()
-            tasks = [task for task in asyncio.all_tasks(loop) if not task.done()]
-            for task in tasks:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
             started.set()
+
+    async def _cut_all(self) -> None:
+        # More than once: a connection that was just accepted becomes a task only after some turns.
+        for _ in range(8):
+            await asyncio.sleep(0)
+            open_ones = tuple(self._connections)
+            for task in open_ones:
+                task.cancel()
+            await asyncio.gather(*open_ones, return_exceptions=True)
 
     # --- what tests turn -----------------------------------------------------------------------
 
@@ -178,16 +187,16 @@ class Origin:
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
         try:
-            while await self._serve_one(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # the client went, or spoke nonsense: the connection ends, and that is all
-        except asyncio.CancelledError:
-            # The server closes or the test cut the connection; the transport below goes at once.
-            writer.transport.abort()
-        finally:
+            # A client that goes, or speaks nonsense, ends its connection and that is all.
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                while await self._serve_one(reader, writer):
+                    pass
             with contextlib.suppress(ConnectionError):
                 writer.close()
+                await writer.wait_closed()
+        except asyncio.CancelledError:
+            # The server closes, or the test cut the connection: what is unsent is lost.
+            writer.transport.abort()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n"))[:_HEAD_LIMIT].decode("latin-1").split("\r\n")

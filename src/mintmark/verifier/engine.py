@@ -28,6 +28,7 @@ class Engine:
         self._forked = forked
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._task: asyncio.Task[None] | None = None
         self._waiting: list[Callable[[], object]] = []
         self.running = False
         """Whether the thread was started in this process; read without the lock on every verification."""
@@ -66,7 +67,7 @@ class Engine:
             loop, thread = self._loop, self._thread
             self._waiting.clear()
             if loop is not None:
-                loop.call_soon_threadsafe(_cancel_all, loop)
+                loop.call_soon_threadsafe(self._cancel)
         if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join(_STOP_PATIENCE)
 
@@ -76,12 +77,17 @@ class Engine:
         loop = self._loop
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # it was closed meanwhile
-                loop.call_soon_threadsafe(_cancel_all, loop)
+                loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def _run(self) -> None:
         loop = asyncio.new_event_loop()
         try:
             main = loop.create_task(self._main())
+            self._task = main
             with self.lock:
                 if self.closed:
                     main.cancel()
@@ -91,11 +97,13 @@ class Engine:
                 self._waiting.clear()
             with contextlib.suppress(asyncio.CancelledError):
                 loop.run_until_complete(main)
+            loop.run_until_complete(_end_others())
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             with self.lock:
                 self._loop = None
+                self._task = None
                 self.running = False
             loop.close()
 
@@ -105,18 +113,22 @@ class Engine:
         They are kept, not closed: the loop's selector is the same kernel object as the parent's, and
         taking anything out of it would take it out there too.
         """
-        _ABANDONED.append((self._loop, self._thread))
+        _ABANDONED.append((self._loop, self._thread, self._task))
         self.lock = threading.Lock()
         self._loop = None
         self._thread = None
+        self._task = None
         self._waiting = []
         self.running = False
         self._forked()
 
 
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    for task in asyncio.all_tasks(loop):
+async def _end_others() -> None:
+    """Cancel and await what main left behind, as asyncio.run does."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
         task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 _ENGINES: Final["weakref.WeakSet[Engine]"] = weakref.WeakSet()

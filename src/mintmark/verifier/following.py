@@ -140,12 +140,11 @@ class Following:
                 self._renew()
 
     def ask_ready(self, deadline: float) -> "Future[None] | None":
-        """A future to wait for until every issuer is ready; None when it is, or has failed, or time is up."""
+        """A future to wait for until each issuer is ready or failing; None once that is so, or time is up."""
         self.renew()
         with self.engine.lock:
             now = self.clock.monotonic()
-            waiting = [s for s in self.sources.values() if not s.is_ready(now) and not s.has_failed]
-            if not waiting or now >= deadline:
+            if now >= deadline or all(s.is_ready(now) or s.is_failing for s in self.sources.values()):
                 return None
             future, first = self._wait(deadline)
         self._arm(first)

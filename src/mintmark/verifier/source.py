@@ -67,8 +67,8 @@ class Source:
         return trust, min(until, self.follower.until(now))
 
     @property
-    def has_failed(self) -> bool:
-        """Whether the last attempt at what is not there yet failed."""
+    def is_failing(self) -> bool:
+        """Whether the last attempt at keys or feed failed, so that the next one comes after a pause."""
         return self.cache.failures > 0 or self.feed_failures > 0
 
     @property
@@ -107,8 +107,11 @@ class Source:
         now = self.instant()
         phase = self.cache.phase(now.mono)
         if phase is Phase.COLD or phase is Phase.EXPIRED:
+            # An issuer that failed before may fail again: not every request waits that long for it.
+            timing = self.terms.timing
+            span = timing.unknown_wait if self.cache.failures else timing.load_wait
             if self.cache.fetching:
-                return False, self.terms.timing.load_wait
+                return False, span
             if not self.cache.may_load(now.mono) or self.cache.attempts > since:
                 raise VerifierUnavailable(
                     f"keys_{phase.value}",
@@ -116,7 +119,7 @@ class Source:
                     retry_after=self.cache.retry_after(now.mono),
                 )
             self.cache.began(now)
-            return True, self.terms.timing.load_wait
+            return True, span
         match self.cache.judge(absent.kid, absent.iat, now, since=since):
             case Verdict.FOUND:
                 return False, 0.0
@@ -134,8 +137,9 @@ class Source:
     def gave_up(self) -> VerifierUnavailable | InvalidToken:
         """The answer to a token whose wait for a key ended before the fetch did."""
         now = self.instant()
-        if self.cache.phase(now.mono) in (Phase.COLD, Phase.EXPIRED):
-            return VerifierUnavailable("keys_cold", "the issuer's keys are not loaded yet")
+        phase = self.cache.phase(now.mono)
+        if phase is Phase.COLD or phase is Phase.EXPIRED:
+            return VerifierUnavailable(f"keys_{phase.value}", "the issuer's keys are not loaded yet")
         if self.cache.unchecked(now) is Verdict.UNCHECKED:
             return self._unchecked()
         return InvalidToken(Code.UNKNOWN_KID, "the issuer is not known to publish the key")
@@ -145,7 +149,7 @@ class Source:
         health = self.health(self.clock.monotonic())
         # Only while the first attempt to catch up is not decided: a feed that is down must not slow
         # every request down.
-        if self.feed_failures:
+        if health is None or self.feed_failures:
             raise self.stale()
         return self.terms.timing.load_wait if health is Health.COLD else self.terms.timing.rejoin_wait
 

@@ -279,9 +279,10 @@ class Verifier:
     # --- life ----------------------------------------------------------------------------------
 
     def start(self) -> bool:
-        """Load keys and revocations; whether :meth:`ready` now. Takes at most five seconds.
+        """Load keys and revocations; whether :meth:`ready` now.
 
-        Raises VerifierUnavailable where that failed and ``on_cold`` is ``"require"``.
+        Takes at most five seconds, and less where an issuer fails: the thread goes on trying. Raises
+        VerifierUnavailable where it is not ready and ``on_cold`` is ``"require"``.
         """
         for future in self._warm():
             future.result()

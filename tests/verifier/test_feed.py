@@ -1,0 +1,364 @@
+"""Following an issuer's revocations: what is denied when, and what an outage of the feed decides."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mintmark import EventName, InvalidToken, VerifierUnavailable
+from mintmark.testing import FakeIssuer, Fault
+
+BOUND = 300
+LONG = 3000
+"""Seconds that a token of these tests lives, so that it outlives what is tested."""
+
+
+def refusal(verifier, raw, **options) -> str:
+    """The code with which ``raw`` is refused."""
+    with pytest.raises((InvalidToken, VerifierUnavailable)) as refused:
+        verifier.verify(raw, **options)
+    error = refused.value
+    assert isinstance(error, InvalidToken | VerifierUnavailable)
+    return error.code
+
+
+def followed(issuer, follow, recorder, **options):
+    """A verifier that has taken its first snapshot and heard its first heartbeat."""
+    verifier = follow(issuer, **options)
+    assert verifier.start()
+    recorder.wait_for(EventName.FEED_FOLLOWED, 2)
+    return verifier
+
+
+def cut_off(issuer, clock, recorder):
+    """The feed refuses everything, and the verifier has noticed."""
+    failed = recorder.count(EventName.FEED_FAILED)
+    issuer.fail(Fault.REFUSE, "feed", "stream", "jwks", "discovery")
+    issuer.disconnect()
+    recorder.wait_for(EventName.FEED_FAILED, failed + 1)
+
+
+def reconnect(issuer, clock, recorder):
+    """The feed answers again, and the verifier has caught up."""
+    known = recorder.count(EventName.FEED_FOLLOWED)
+    issuer.recover()
+    recorder.pass_until(clock, EventName.FEED_FOLLOWED, known + 1)
+
+
+# --- what is denied ----------------------------------------------------------------------------
+
+
+def test_a_logout_before_the_start_is_known_from_the_snapshot(issuer, follow):
+    """The first token already is judged by everything that was revoked."""
+    issuer.revoke(rid="session-1")
+    verifier = follow(issuer)
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+    assert verifier.verify(issuer.mint(rid="session-2")).revocation == "checked"
+    assert issuer.requests("feed") == 1
+
+
+def test_a_logout_arrives_by_the_stream(issuer, follow, recorder):
+    """The session's tokens are refused as soon as the event came, without another request."""
+    verifier = followed(issuer, follow, recorder)
+    raw = issuer.mint(rid="session-1")
+    verifier.verify(raw)
+    issuer.revoke(rid="session-1")
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    assert refusal(verifier, raw) == "revoked"
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+    assert (issuer.requests("feed"), issuer.requests("stream")) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["rid", "jti", "client_id"])
+def test_each_kind_denies_its_tokens_and_no_others(issuer, follow, recorder, kind):
+    """A session, a token, a client: what carries that id is refused, what carries another passes."""
+    verifier = followed(issuer, follow, recorder)
+    issuer.revoke(**{kind: "this"})
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    assert refusal(verifier, issuer.mint(**{kind: "this"})) == "revoked"
+    assert verifier.verify(issuer.mint(**{kind: "that"}))
+    for other in {"rid", "jti", "client_id"} - {kind}:
+        assert verifier.verify(issuer.mint(**{other: "this"}))
+
+
+def test_a_clients_tokens_are_denied_up_to_a_time(issuer, follow, recorder, clock):
+    """Tokens issued to it later pass."""
+    verifier = followed(issuer, follow, recorder)
+    issuer.revoke(client_id="app")
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    raw = issuer.mint(client_id="app")
+    assert refusal(verifier, raw) == "revoked"
+    clock.advance(6)
+    assert verifier.verify(issuer.mint(client_id="app"))
+    assert refusal(verifier, raw) == "revoked"
+
+
+def test_a_revoked_key_is_refused_at_once_and_for_good(issuer, follow, recorder):
+    """Every token that it signed, even while some cache still lists it."""
+    verifier = followed(issuer, follow, recorder)
+    raw = issuer.mint()
+    stolen = issuer.kid
+    listed = issuer.key_set()
+    issuer.rotate()
+    issuer.revoke(kid=stolen)
+    recorder.wait_for(EventName.KEY_REMOVED, kid=stolen)
+    assert refusal(verifier, raw) == "revoked"
+    issuer.jwks = listed
+    issuer.rotate()
+    assert verifier.verify(issuer.mint())
+    assert refusal(verifier, raw) == "revoked"
+
+
+def test_a_pushed_key_needs_no_fetch(issuer, follow, recorder):
+    """A prepared key is here before it signs."""
+    verifier = followed(issuer, follow, recorder)
+    key = issuer.prepare()
+    recorder.wait_for(EventName.KEY_ADDED, kid=key.kid)
+    issuer.rotate(to=key)
+    assert verifier.verify(issuer.mint()).kid == key.kid
+    assert issuer.requests("jwks") == 1
+
+
+def test_a_withdrawn_key_is_refused_within_the_feeds_lag(issuer, follow, recorder):
+    """The stream tells of every change of the set, not of additions alone."""
+    verifier = followed(issuer, follow, recorder)
+    raw, old = issuer.mint(), issuer.kid
+    issuer.rotate()
+    issuer.withdraw(old)
+    recorder.wait_for(EventName.KEY_REMOVED, kid=old)
+    assert refusal(verifier, raw) == "unknown_kid"
+
+
+def test_unknown_events_disturb_nothing(issuer, follow, recorder):
+    """A newer issuer's events are passed over, without a gap."""
+    verifier = followed(issuer, follow, recorder)
+    issuer.announce({"kind": "tenant", "value": "t", "expires_at": issuer.clock.now() + 60, "more": [1]})
+    issuer.revoke(rid="session-1")
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    issuer.beat()
+    recorder.wait_for(EventName.FEED_FOLLOWED, 3)
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+    assert issuer.requests("feed") == 1
+
+
+# --- gaps --------------------------------------------------------------------------------------
+
+
+def test_a_lost_event_is_found_by_the_next_heartbeat(issuer, follow, recorder):
+    """The head differs from what was applied: another page fills the gap."""
+    verifier = followed(issuer, follow, recorder)
+    issuer.revoke(rid="session-1", lose=True)
+    assert verifier.verify(issuer.mint(rid="session-1"))
+    issuer.beat()
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+    assert issuer.requests("feed") == 2
+
+
+def test_a_cut_connection_is_taken_up_where_it_ended(issuer, follow, recorder):
+    """Events of the meantime come with the next page."""
+    verifier = followed(issuer, follow, recorder)
+    issuer.disconnect()
+    issuer.revoke(rid="session-1")
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+
+
+def test_an_issuer_that_forgot_our_cursor_is_asked_for_everything(issuer, follow, recorder):
+    """After a restore: a new snapshot; what was revoked stays revoked."""
+    verifier = followed(issuer, follow, recorder)
+    issuer.revoke(rid="session-1")
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    issuer.restore()
+    issuer.revoke(rid="session-2")
+    recorder.wait_for(EventName.REVOCATION_APPLIED, 3)
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+    assert refusal(verifier, issuer.mint(rid="session-2")) == "revoked"
+
+
+def test_a_silent_stream_is_replaced_by_pages(issuer, follow, recorder, clock):
+    """A proxy that holds the stream back costs seconds, not revocations."""
+    verifier = followed(issuer, follow, recorder)
+    issuer.mute()
+    issuer.revoke(rid="session-1")
+    clock.wait_armed(beyond=10, within=15)
+    clock.advance(15)
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+
+
+def test_without_a_stream_pages_keep_up(clock, follow, recorder):
+    """A feed of pages alone is asked at every heartbeat."""
+    with FakeIssuer(clock=clock) as issuer:
+        issuer.discovery["mintmark_feed_stream"] = None
+        verifier = follow(issuer)
+        verifier.start()
+        issuer.revoke(rid="session-1")
+        clock.wait_armed(beyond=5, within=10)
+        clock.advance(10)
+        recorder.wait_for(EventName.REVOCATION_APPLIED)
+        assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+        assert issuer.requests("stream") == 0
+
+
+def test_a_stream_that_never_works_does_not_stop_pages(issuer, follow, recorder, clock):
+    """Refused streams are tried again as often as heartbeats would come, with a page each time."""
+    with issuer.fail(Fault.NOT_FOUND, "stream"):
+        verifier = follow(issuer)
+        verifier.start()
+        issuer.revoke(rid="session-1")
+        recorder.wait_for(EventName.FEED_FOLLOWED, 4)
+        clock.wait_armed(within=10)
+        before = issuer.requests("stream")
+        clock.advance(10)
+        issuer.wait_for_requests("stream", before + 1)
+        assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+        assert issuer.requests("stream") <= 6
+
+
+# --- staleness ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_stale", ["deny", "allow", "prove"])
+def test_a_short_silence_marks_tokens_and_refuses_none(issuer, follow, recorder, clock, on_stale):
+    """Between 15 s and the bound tokens pass and say ``stale``; an event tells of it."""
+    verifier = followed(issuer, follow, recorder, on_stale=on_stale)
+    raw = issuer.mint(expires_in=LONG)
+    cut_off(issuer, clock, recorder)
+    clock.advance(16)
+    assert verifier.verify(raw).revocation == "stale"
+    recorder.wait_for(EventName.FEED_DEGRADED)
+    clock.advance(BOUND - 17)
+    assert verifier.verify(raw).revocation == "stale"
+    reconnect(issuer, clock, recorder)
+    recorder.wait_for(EventName.FEED_RESTORED)
+    assert verifier.verify(raw).revocation == "checked"
+
+
+def test_deny_answers_503_after_the_bound_until_the_feed_is_back(issuer, follow, recorder, clock):
+    """Nothing is accepted that might have been revoked, and nothing is blamed on the token."""
+    verifier = followed(issuer, follow, recorder, on_stale="deny")
+    raw = issuer.mint(expires_in=LONG)
+    cut_off(issuer, clock, recorder)
+    clock.advance(BOUND + 1)
+    assert refusal(verifier, raw) == "revocation_stale"
+    assert not verifier.ready()
+    reconnect(issuer, clock, recorder)
+    assert verifier.verify(raw).revocation == "checked"
+    assert verifier.ready()
+
+
+def test_allow_accepts_after_the_bound_and_says_so(issuer, follow, recorder, clock):
+    """The token carries what was not checked; what was revoked before stays revoked."""
+    verifier = followed(issuer, follow, recorder, on_stale="allow")
+    issuer.revoke(rid="session-1")
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    cut_off(issuer, clock, recorder)
+    clock.advance(BOUND + 1)
+    assert verifier.verify(issuer.mint()).revocation == "stale"
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+    assert verifier.ready()
+
+
+def test_fresh_revocation_denies_on_one_route(issuer, follow, recorder, clock):
+    """A route can ask for ``deny`` where the rest allows."""
+    verifier = followed(issuer, follow, recorder, on_stale="allow")
+    raw = issuer.mint(expires_in=LONG)
+    strict = verifier.require(fresh_revocation=True)
+    assert strict.verify(raw)
+    cut_off(issuer, clock, recorder)
+    clock.advance(BOUND - 1)
+    assert strict.verify(raw)
+    clock.advance(2)
+    assert verifier.verify(raw)
+    assert refusal(verifier, raw, fresh_revocation=True) == "revocation_stale"
+
+
+def test_prove_goes_on_until_a_newer_token_shows_that_we_are_cut_off(issuer, follow, recorder, clock):
+    """By default: an issuer that is down costs nothing, a partition is noticed by the first new token."""
+    verifier = followed(issuer, follow, recorder)
+    old = issuer.mint(expires_in=LONG)
+    cut_off(issuer, clock, recorder)
+    clock.advance(BOUND + 10)
+    assert verifier.verify(old).revocation == "stale"
+    assert verifier.ready()
+    assert refusal(verifier, issuer.mint()) == "revocation_stale"
+    assert refusal(verifier, old) == "revocation_stale"
+    assert not verifier.ready()
+    recorder.wait_for(EventName.INCIDENT, code="partition_suspected")
+    reconnect(issuer, clock, recorder)
+    assert verifier.verify(old).revocation == "checked"
+
+
+def test_a_forged_token_proves_nothing(issuer, follow, recorder, clock):
+    """Only a valid signature shows that the issuer lives."""
+    verifier = followed(issuer, follow, recorder)
+    old = issuer.mint(expires_in=LONG)
+    cut_off(issuer, clock, recorder)
+    clock.advance(BOUND + 10)
+    forged = issuer.mint()[:-8] + "AAAAAAAA"
+    assert refusal(verifier, forged) == "bad_signature"
+    assert verifier.verify(old)
+
+
+@pytest.mark.parametrize("on_stale", ["deny", "prove"])
+def test_without_a_first_snapshot_there_is_no_answer(issuer, follow, recorder, clock, on_stale):
+    """COLD is 503 while keys alone are there; then it recovers."""
+    verifier = follow(issuer, on_stale=on_stale)
+    with issuer.fail(Fault.ERROR, "feed"):
+        assert refusal(verifier, issuer.mint()) == "revocation_stale"
+        assert not verifier.ready()
+        assert not verifier.start()
+    recorder.pass_until(clock, EventName.FEED_FOLLOWED)
+    assert verifier.start()
+    assert verifier.verify(issuer.mint()).revocation == "checked"
+
+
+def test_allow_needs_no_snapshot(issuer, follow):
+    """``allow`` accepts with ``stale`` from the first token on."""
+    verifier = follow(issuer, on_stale="allow")
+    with issuer.fail(Fault.ERROR, "feed"):
+        assert verifier.verify(issuer.mint()).revocation == "stale"
+
+
+def test_a_process_that_was_suspended_waits_for_the_first_attempt_to_catch_up(
+    issuer, follow, recorder, clock
+):
+    """After a pause longer than the bound the first token is not refused because of the pause."""
+    verifier = followed(issuer, follow, recorder, on_stale="deny")
+    issuer.mute()
+    with issuer.fail(Fault.HOLD, "feed"), ThreadPoolExecutor(1) as pool:
+        clock.wait_armed(beyond=10, within=15)
+        clock.advance(BOUND + 100)
+        answer = pool.submit(verifier.verify, issuer.mint())
+        clock.wait_armed(within=1)
+        issuer.recover()
+        assert answer.result(20).revocation == "checked"
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.ERROR, Fault.EMPTY, Fault.GARBAGE, Fault.HTML, Fault.REDIRECT, Fault.HUGE]
+)
+def test_a_feed_that_answers_nonsense_is_a_feed_that_fails(issuer, follow, recorder, clock, fault):
+    """Nothing of it is applied, and tokens pass within the bound."""
+    verifier = followed(issuer, follow, recorder)
+    issuer.revoke(rid="session-1")
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    issuer.fail(fault, "feed", "stream")
+    issuer.disconnect()
+    recorder.wait_for(EventName.FEED_FAILED)
+    assert verifier.verify(issuer.mint()).revocation == "stale"
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+
+
+def test_an_issuer_without_a_feed_says_unsupported(plain_issuer, follow):
+    """Its tokens are good until ``exp``; a route that needs fresh revocations refuses them."""
+    verifier = follow(plain_issuer, on_stale="deny")
+    assert verifier.verify(plain_issuer.mint()).revocation == "unsupported"
+    assert refusal(verifier, plain_issuer.mint(), fresh_revocation=True) == "revocation_stale"
+
+
+def test_another_issuers_page_is_not_believed(issuer, follow):
+    """The feed must name the issuer, like every document."""
+    with FakeIssuer(clock=issuer.clock) as other:
+        issuer.discovery["mintmark_feed"] = f"{other.issuer}/revocations"
+        assert refusal(follow(issuer), issuer.mint()) == "keys_cold"
