@@ -152,6 +152,9 @@ class Rotation:
 
     async def _follow_leases(self, view: RingView) -> None:
         """Tell the signer what the store has committed, and only that (design 3.4)."""
+        if self._spare is not None and view.ring.find(self._spare.kid) is not None:
+            # Taken, whatever became of the answer that said so.
+            self._spare = None
         for key in view.ring.keys:
             if key.node != self._node or key.kid not in self._held:
                 continue
@@ -162,7 +165,8 @@ class Rotation:
                 key.state is KeyState.PASSIVE and view.now >= key.lease_until
             ):
                 await self._forget(key.kid)
-        for kid in self._held - {key.kid for key in view.ring.keys}:
+        spare = {self._spare.kid} if self._spare is not None else set()
+        for kid in self._held - spare - {key.kid for key in view.ring.keys}:
             await self._forget(kid)
 
     async def _extend(self, key: Key) -> None:
@@ -226,15 +230,15 @@ class Rotation:
             timing=self._timing,
             now=now,
         )
-        if await self._swap(ring, after, EventName.KEY_PREPARED, kid=public.kid):
-            self._held.add(public.kid)
-            self._spare = None
+        await self._swap(ring, after, EventName.KEY_PREPARED, kid=public.kid)
 
     async def _generate(self) -> PublicKey:
         """A key pair in the signer. It becomes a key of the ring once the store has taken it."""
-        return await self._signer.generate(
+        public = await self._signer.generate(
             issuer=self._issuer, alg=self._algorithm, typs=frozenset({ACCESS_TOKEN_TYP})
         )
+        self._held.add(public.kid)
+        return public
 
     async def _prove(self, kid: Kid, view: RingView) -> bool:
         """Read the key back through every public URL, and see that every live node serves it."""
