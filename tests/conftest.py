@@ -1,10 +1,12 @@
 """What every test shares: hypothesis profiles, the event loop, the vectors, and a check for leftovers."""
 
+import faulthandler
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +26,25 @@ settings.register_profile("soak", settings.get_profile("ci"), max_examples=5_000
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
 )
+
+
+TEARDOWN_SECONDS = 60
+"""How long the fixtures of a test may take to end."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """End the process, with all stacks, when a test that timed out hangs once more in its fixtures.
+
+    pytest-timeout acts once a test. An event loop that it interrupted may never end its fixtures, and
+    the run would stand still; this way pytest-xdist reports the test and goes on with a new process.
+    """
+    stderr = item.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(TEARDOWN_SECONDS, exit=True, file=stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

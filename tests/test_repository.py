@@ -6,13 +6,11 @@ Each check takes files by name and content, so that a test can show what it woul
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from tests.conftest import children
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -208,13 +206,3 @@ def test_planted_file_is_found(check: Check, name, text):
 def test_what_belongs_there_is_left_alone(check: Check, name, text):
     """The check has nothing to say about this file."""
     assert check({name: text}) == []
-
-
-def test_a_process_that_is_left_is_found():
-    """The check for leftovers at the end of a run sees a child that still runs, and no child that ended."""
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        assert child.pid in children()
-    finally:
-        child.communicate()
-    assert child.pid not in children()
