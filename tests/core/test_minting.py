@@ -52,7 +52,13 @@ def minted(request: TokenRequest = REQUEST, **options: Any) -> dict[str, Any]:
 
 texts = st.text(min_size=1, max_size=20)
 scope_tokens = st.text(st.sampled_from("!#$azAZ09[]^~:/._-"), min_size=1, max_size=10)
-leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | texts
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts
+)
 extras = st.dictionaries(
     texts.filter(lambda name: name not in RESERVED),
     st.recursive(
