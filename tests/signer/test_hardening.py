@@ -37,7 +37,7 @@ def result(script: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_signer_can_open_nothing_and_start_nothing():
+def test_signer_can_open_nothing_and_start_nothing(tmp_path):
     """Files, sockets, new processes and programs are refused; threads, randomness and socket pairs work."""
     tried = result(
         """
@@ -45,7 +45,7 @@ def test_signer_can_open_nothing_and_start_nothing():
         from mintmark.signer.hardening import Profile, harden
         attempts = {
             "read": lambda: open("/etc/passwd"),
-            "write": lambda: open("/tmp/mintmark-written", "w"),
+            "write": lambda: open(os.environ["FOLDER"] + "/written", "w"),
             "list": lambda: os.listdir("/"),
             "tcp": lambda: socket.socket(),
             "udp": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
@@ -66,7 +66,8 @@ def test_signer_can_open_nothing_and_start_nothing():
             except BaseException as error:
                 outcome[name] = type(error).__name__
         print(json.dumps([outcome, {item.name: item.on for item in report}]))
-        """
+        """,
+        FOLDER=str(tmp_path),
     )
     outcome, report = tried
     works = {name for name, what in outcome.items() if what == "works"}
