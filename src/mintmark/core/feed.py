@@ -67,7 +67,7 @@ class FeedPolicy:
     """A heartbeat whose time lies further back than this was held up on its way."""
     page_size: int = 4 * 1024 * 1024
     page_events: int = 100_000
-    pages: int = 1_000
+    pages: int = 10_000
     message_size: int = 256 * 1024
 
 

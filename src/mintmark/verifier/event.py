@@ -78,6 +78,7 @@ class Reporter:
         self._listener = listener
         self._clock = clock
         self._lock = threading.Lock()
+        self._delivering = False
         self._told_not: deque[Event] = deque(maxlen=_QUEUED)
         self._told: dict[str, tuple[float, int]] = {}
 
@@ -87,12 +88,21 @@ class Reporter:
         self._told_not.append(Event(name, self._issuer, shown))
 
     def flush(self) -> None:
-        """Deliver what was told, without any lock; an error of the listener is logged and goes no further."""
-        while True:
-            try:
-                event = self._told_not.popleft()
-            except IndexError:
+        """Deliver what was told, in its order, holding no lock.
+
+        Where another thread is delivering, or this one from inside a listener, that goes on with ours. An
+        error of the listener is logged and goes no further.
+        """
+        with self._lock:
+            if self._delivering:
                 return
+            self._delivering = True
+        while True:
+            with self._lock:
+                if not self._told_not:
+                    self._delivering = False
+                    return
+                event = self._told_not.popleft()
             self._deliver(event)
 
     def _deliver(self, event: Event) -> None:
@@ -123,6 +133,7 @@ class Reporter:
     def reset(self) -> None:
         """Be usable in a child process, whatever other threads did when it was forked."""
         self._lock = threading.Lock()
+        self._delivering = False
 
     def _count(self, what: str, every: float) -> int:
         """How many since the last report, this one included, or 0 where that was too short a time ago."""

@@ -109,7 +109,12 @@ class Fetcher:
         Raises :class:`FetchFailed`.
         """
         most = self._limits.size if size is None else size
-        return await within(self._clock, self._limits.total, self._get(url, dict(headers or {}), most))
+        try:
+            return await within(self._clock, self._limits.total, self._get(url, dict(headers or {}), most))
+        except FetchFailed:
+            raise
+        except Exception as error:  # a client's library may raise what it does not document
+            raise FetchFailed("client") from error
 
     async def _get(self, url: str, headers: dict[str, str], size: int) -> Answer:
         async with self._open(url, headers | {"Accept": "application/json, */*;q=0.1"}) as response:

@@ -148,6 +148,8 @@ class Verifier:
     ) -> None:
         if not issuers:
             raise ConfigurationError("issuer", "a verifier trusts at least one issuer")
+        if len({issuer.issuer for issuer in issuers}) < len(issuers):
+            raise ConfigurationError("issuer", "an issuer is configured once")
         if on_cold not in ("lazy", "require"):
             raise ConfigurationError("on_cold", "one of lazy, require")
         self._issuers = tuple(issuer.issuer for issuer in issuers)
