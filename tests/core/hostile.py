@@ -545,6 +545,8 @@ SIGNATURES = [
         for r_name, r in (("0", 0), ("1", 1), ("n-1", N - 1), ("n", N))
         for s_name, s in (("0", 0), ("1", 1), ("n-1", N - 1), ("n", N))
     ),
+    Case("ES256, a zero before s", "RFC 7518 s.3.4: 64 octets", Code.BAD_SIGNATURE, ecdsa_with(lambda r, s: r.to_bytes(32) + s.to_bytes(33))),
+    Case("ES256, many zeros before s", "RFC 7518 s.3.4: 64 octets", Code.BAD_SIGNATURE, ecdsa_with(lambda r, s: r.to_bytes(32) + s.to_bytes(96))),
     Case("ES256, r + n", "Wycheproof 381", Code.BAD_SIGNATURE, ecdsa_with(lambda r, s: (r + N if r + N < 2**256 else 2**256 - 1).to_bytes(32) + s.to_bytes(32))),
     Case("ES256, r and s swapped", "RFC 7518 s.3.4", Code.BAD_SIGNATURE, ecdsa_with(lambda r, s: s.to_bytes(32) + r.to_bytes(32))),
     Case("ES256, little-endian", "RFC 7518 s.3.4", Code.BAD_SIGNATURE, ecdsa_with(lambda r, s: r.to_bytes(32, "little") + s.to_bytes(32, "little"))),
@@ -561,12 +563,15 @@ SIGNATURES = [
     Case("another issuer's key, its own kid", "RFC 9068 s.4; checklist VF5", Code.BAD_SIGNATURE, lambda: token(key=forge.FOREIGN_PRIVATE)),
     Case("a stranger's key", "RFC 7515 s.5.2", Code.BAD_SIGNATURE, lambda: token(key=ec.generate_private_key(ec.SECP256R1()))),
     Case("signed before the payload was changed", "RFC 7515 s.5.2", Code.BAD_SIGNATURE, after(lambda raw: ".".join([parts(raw)[0], to_base64(to_json(claims(scope="admin"))), parts(raw)[2]]))),
+    Case("nbf null before a wrong signature", "order of checks: 7 before 9", Code.BAD_CLAIM, lambda: token(claims(nbf=None), key=forge.FOREIGN_PRIVATE)),
+    Case("kid missing before a wrong payload", "order of checks: 4 before 5", Code.BAD_KID, lambda: token(b"[", header(kid=DROP))),
     Case("wrong in the signature and in a typed claim", "order of checks: 9 before 10", Code.BAD_SIGNATURE, lambda: token(claims(jti=DROP), key=forge.FOREIGN_PRIVATE)),
 ]
 
 FOREIGN = [
     Case("other profile, typ of a logout token", "Back-Channel Logout s.2.4; RFC 8725 s.3.12", Code.TYP_NOT_ALLOWED, foreign({"typ": "logout+jwt"})),
     Case("other profile, typ of a proof", "RFC 9449 s.4.2", Code.TYP_NOT_ALLOWED, foreign({"typ": "dpop+jwt"})),
+    Case("other profile, typ null", "null is not absent", Code.TYP_NOT_ALLOWED, foreign({"typ": None})),
     Case("Keycloak ID token", "RFC 8725 s.3.12; checklist TC3", Code.NOT_ACCESS_TOKEN, foreign(typ="ID")),
     Case("Keycloak refresh token", "RFC 8725 s.3.12", Code.NOT_ACCESS_TOKEN, foreign(typ="Refresh")),
     Case("Keycloak offline token", "RFC 8725 s.3.12", Code.NOT_ACCESS_TOKEN, foreign(typ="Offline")),

@@ -1,6 +1,8 @@
 """A denylist denies exactly what was revoked, for at least as long as it matters, in any order."""
 
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -123,19 +125,13 @@ def test_kinds_are_separate_domains():
 
 
 def test_a_domain_cannot_be_forged_by_its_value():
-    """No value of one kind has the digest of another kind's value, whatever it begins with."""
-    digests = {
-        digest
-        for text in ("", "x", "rid\0x", "jti\0x", "\0", "\ud800", "x" * 10_000)
-        for digest in (
-            denylists.probe(Rid(text), None, Kid("k"), None, NumericDate(0)).digests[0][1],
-            denylists.probe(None, Jti(text), Kid("k"), None, NumericDate(0)).digests[-1][1],
-            denylists.probe(None, None, Kid(text), None, NumericDate(0)).digests[0][1],
-            denylists.probe(None, None, Kid("k"), ClientId(text), NumericDate(0)).digests[-1][1],
-        )
+    """No value of one kind has the mark of another kind's value, whatever it begins with."""
+    marks = {
+        mark
+        for text in ("", "x", "rx", "jx", "kx", "Rx", "\0", "\ud800", "x" * 10_000)
+        for mark in denylists.probe(Rid(text), Jti(text), Kid(text), None, NumericDate(0)).marks
     }
-    assert len(digests) == 28
-    assert {len(digest) for digest in digests} == {16}
+    assert len({(first, second) for _, first, second in marks}) == 27
 
 
 @pytest.mark.parametrize(("iat", "denied"), [(99, True), (100, True), (101, False)])
@@ -189,48 +185,123 @@ def test_an_event_that_comes_again_later_lives_longer():
     assert asked(listed, token) is Kind.RID
 
 
-def test_groups_are_bounded_and_merging_loses_nothing():
-    """A thousand different expiries make at most sixteen groups, and every entry is still denied."""
+def test_groups_are_bounded_and_sharing_them_loses_nothing():
+    """A thousand different expiries make at most 255 groups, and every entry is denied until it expires."""
     listed = Denylist(width=Seconds(1))
-    for number in range(1_000):
-        listed.apply(event(Kind.JTI, f"t{number}", 10_000 + number * 7919 % 1_000))
-        listed.apply(event(Kind.CLIENT, "c", 10_000 + number, number))
-    assert len(listed._groups) <= MAX_GROUPS
-    listed.prune(NumericDate(10_000))
-    for number in range(1_000):
-        if 10_000 + number * 7919 % 1_000 > 10_000:
-            assert asked(listed, Token(None, Jti(f"t{number}"), Kid("k"), None, NumericDate(0))) is Kind.JTI
-    assert asked(listed, Token(None, None, Kid("k"), ClientId("c"), NumericDate(999))) is Kind.CLIENT
+    expiries = {f"t{number}": 10_000 + number * 7919 % 1_000 for number in range(1_000)}
+    for name, expires_at in expiries.items():
+        listed.apply(event(Kind.JTI, name, expires_at))
+    assert len(listed._ends) <= MAX_GROUPS
+    assert len(listed) == 1_000
+    for now in range(9_999, 11_000, 111):
+        listed.prune(NumericDate(now))
+        for name, expires_at in expiries.items():
+            if expires_at > now:
+                assert asked(listed, Token(None, Jti(name), Kid("k"), None, NumericDate(0))) is Kind.JTI
+    listed.prune(NumericDate(11_000))
+    assert len(listed) == 0
 
 
-def digests_made(listed: Denylist) -> int:
-    """How many digests one lookup makes."""
-    made = 0
+def test_numbers_of_dead_groups_are_used_again():
+    """A verifier that runs for months, with a new group every few minutes, never runs out of groups."""
+    listed = Denylist(width=Seconds(1))
+    for now in range(3_000):
+        listed.apply(event(Kind.RID, f"r{now}", now + 10))
+        listed.apply(event(Kind.RID, "always", now + 10))
+        listed.prune(NumericDate(now))
+        assert asked(listed, Token(Rid("always"), None, Kid("k"), None, NumericDate(0))) is Kind.RID
+        assert len(listed) <= 12
+    assert listed.nbytes < 4_096
+
+
+def traced(work: Callable[[], object]) -> int:
+    """How many lines of Python ``work`` runs."""
+    lines = 0
+
+    def tracer(_frame, kind, _arg):
+        nonlocal lines
+        lines += kind == "line"
+        return tracer
+
+    sys.settrace(tracer)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return lines
+
+
+def test_memory_and_work_at_a_hundred_thousand_entries():
+    """At most 64 bytes an entry, a handful of lines a lookup, and pruning a group touches no entry."""
+    listed = Denylist()
+    for number in range(100_000):
+        listed.apply(event(Kind.RID, f"r{number}", 1_000 + number % 1_200))
+        if number % 9_973 == 0:
+            assert listed.nbytes <= 64 * len(listed) + 512
+    assert listed.nbytes <= 64 * 100_000
+    strangers = [Rid(f"x{number}") for number in range(500)]
+
+    def ask() -> None:
+        for rid in strangers:
+            listed.covers(rid, Jti("j"), Kid("k"), ClientId("c"), NumericDate(5))
+
+    assert traced(ask) < 25 * len(strangers)
+    assert traced(lambda: listed.prune(NumericDate(1_200))) < 300
+    assert len(listed) < 90_000
+
+
+def lookups(listed: Denylist) -> int:
+    """How often one question searches the table."""
+    searches = 0
 
     def profiler(frame, kind, _arg):
-        nonlocal made
-        made += kind == "call" and frame.f_code is denylists._digest.__code__
+        nonlocal searches
+        searches += kind == "call" and frame.f_code is Denylist._holds.__code__
 
     sys.setprofile(profiler)
     try:
         listed.covers(Rid("r"), Jti("j"), Kid("k"), ClientId("c"), NumericDate(5))
     finally:
         sys.setprofile(None)
-    return made
+    return searches
 
 
-def test_a_lookup_asks_only_for_kinds_that_are_there():
-    """With nothing revoked no digest is made; with sessions alone, one: the warm path stays cheap."""
+def test_a_question_searches_only_for_kinds_that_are_there():
+    """With nothing revoked nothing is searched; with sessions alone, once: the warm path stays cheap."""
     listed = Denylist()
-    assert digests_made(listed) == 0
+    assert lookups(listed) == 0
     listed.apply(event(Kind.RID, "another", 100))
-    assert digests_made(listed) == 1
+    assert lookups(listed) == 1
     listed.apply(event(Kind.ALL, "", 100, 1))
-    assert digests_made(listed) == 1
+    assert lookups(listed) == 1
     listed.apply(event(Kind.JTI, "another", 100))
-    assert digests_made(listed) == 2
+    assert lookups(listed) == 2
     listed.prune(NumericDate(10_000))
-    assert digests_made(listed) == 0
+    assert lookups(listed) == 0
+
+
+def test_a_reader_beside_the_writer_sees_every_entry():
+    """While entries come, groups die and the table grows, an entry once applied is found at every moment."""
+    listed = Denylist(width=Seconds(1))
+    listed.apply(event(Kind.RID, "there", 10**9))
+    missed, stop = [], threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            if listed.covers(Rid("there"), None, Kid("k"), None, NumericDate(0)) is None:
+                missed.append(1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(20_000):
+            listed.apply(event(Kind.RID, f"r{number}", number // 100 + 5))
+            if number % 100 == 0:
+                listed.prune(NumericDate(number // 100))
+    finally:
+        stop.set()
+        reader.join()
+    assert not missed
 
 
 def test_a_group_spans_some_time():

@@ -216,6 +216,12 @@ def test_points_of_small_order_are_refused(encoded):
     assert reason(changed(OKP, x=x, kid=DROP)) is Reason.OFF_CURVE
 
 
+@pytest.mark.parametrize("y", range(P, 2**255))
+def test_a_point_has_one_encoding(y):
+    """RFC 8032 s.5.1.3: a y of p or more is refused although it names a point, or a key had two names."""
+    assert reason(changed(OKP, x=base64url.encode(y.to_bytes(32, "little")), kid=DROP)) is Reason.OFF_CURVE
+
+
 @given(st.binary(min_size=32, max_size=32))
 def test_ed25519_points_agree_with_the_curve(seed):
     """Every real public key is a point; of arbitrary bytes those that are none are refused."""

@@ -96,6 +96,16 @@ def test_typ_is_a_media_type(typ, read):
     assert jws.parse_header(forge.to_json({"alg": "ES256", "typ": typ})).typ == read
 
 
+@pytest.mark.parametrize(
+    ("name", "code"), [("alg", Code.ALG_NOT_ALLOWED), ("kid", Code.BAD_KID), ("typ", Code.TYP_NOT_ALLOWED)]
+)
+def test_null_is_not_absent(name, code):
+    """A parameter that is there and null has the wrong type."""
+    with pytest.raises(InvalidToken) as caught:
+        jws.parse_header(forge.to_json({"alg": "ES256", "kid": "k", "typ": "JWT", name: None}))
+    assert caught.value.code == code
+
+
 def test_a_header_needs_only_its_algorithm():
     """kid and typ are optional at this layer: other tokens than ours are read by it too."""
     header = jws.parse_header(b'{"alg":"RS256"}')

@@ -1,23 +1,27 @@
-"""What an issuer has revoked, as a verifier keeps it: exact, and only for as long as it matters.
+"""What an issuer has revoked, as a verifier keeps it: exact, small, and only for as long as it matters.
 
-Every kind lives in one table of digests, each kind in a domain of its own, so that no ``jti`` can pass
-for a ``rid``. Entries are grouped by expiry and forgotten a group at a time: forgetting late is
-harmless, since what an event denies has expired by then, and forgetting early never happens.
+Sessions, tokens and keys are in one flat table of open addressing (linear probing), two words an entry.
+One word holds 56 bits of a keyed hash of kind and value and the number of the entry's expiry group; the
+other holds 64 bits of a second hash: 120 bits that agree by accident once in 10**36. Each kind has a
+domain of its own, so no ``jti`` passes for a ``rid``. To forget a group is to mark its number as dead;
+the entries go when the table is next rebuilt. What denies by time (clients, the issuer) is rare, and is
+kept as it comes.
 
-Readers take no lock. They may run beside one writer; two writers must not overlap.
+Forgetting late is harmless, because what an event denies has expired by then; forgetting early never
+happens. Readers take no lock. They may run beside one writer; two writers must not overlap.
 """
 
-from hashlib import sha256
+from array import array
 from typing import Final, NamedTuple
 
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.units import ClientId, Jti, Kid, NumericDate, Rid, Seconds
 
-MAX_GROUPS: Final = 16
-"""A lookup asks each group once, so beyond this many the two smallest neighbours become one."""
-_DIGEST_SIZE: Final = 16
-# Later than every iat: rid, jti and kid deny whatever the token's time of issue.
-_ALWAYS: Final = NumericDate(2**63)
+# A table's first word is 56 bits of hash and, in its lowest 8, the number of the group, from 1 to 255: no
+# word of an entry is zero, and zero ends a search.
+MAX_GROUPS: Final = 255
+"""With more different expiries than this, entries share the next later one's group."""
+_LEAST_SIZE: Final = 8
 
 _RID: Final = Kind.RID
 _JTI: Final = Kind.JTI
@@ -25,36 +29,44 @@ _KID: Final = Kind.KID
 _CLIENT: Final = Kind.CLIENT
 _ALL: Final = Kind.ALL
 
-
-def _digest(prefix: bytes, value: str) -> bytes:
-    return sha256(prefix + value.encode("utf-8", "surrogatepass")).digest()[:_DIGEST_SIZE]
-
-
-_PREFIX: Final = {kind: kind.value.encode() + b"\0" for kind in Kind}
-_RID_PREFIX: Final = _PREFIX[_RID]
-_JTI_PREFIX: Final = _PREFIX[_JTI]
-_KID_PREFIX: Final = _PREFIX[_KID]
-_CLIENT_PREFIX: Final = _PREFIX[_CLIENT]
-_ALL_DIGEST: Final = _digest(_PREFIX[_ALL], "")
+# The interpreter's hash of text is SipHash under a key that is drawn at start, so nobody outside can
+# choose values that collide. Two first characters make two independent hashes of one value.
+_FIRST: Final = {_RID: "r", _JTI: "j", _KID: "k"}
+_SECOND: Final = {_RID: "R", _JTI: "J", _KID: "K"}
+_EVERYONE: Final = "a"
+_ONE_CLIENT: Final = "c"
 
 
 class Probe(NamedTuple):
-    """One token's digests, for who asks about the same token again and again."""
+    """One token's hashes, for who asks about the same token again and again in one process."""
 
-    digests: tuple[tuple[Kind, bytes], ...]
+    marks: tuple[tuple[Kind, int, int], ...]
+    client_id: ClientId | None
     iat: NumericDate
 
 
+class _Table(NamedTuple):
+    """What a reader needs, replaced whole on a rebuild; ``live`` tells which group numbers still count."""
+
+    first: "array[int]"
+    second: "array[int]"
+    size: int
+    live: bytearray
+
+
 def probe(rid: Rid | None, jti: Jti | None, kid: Kid, client_id: ClientId | None, iat: NumericDate) -> Probe:
-    """The digests under which a token could have been revoked; the same for every denylist."""
-    digests = [(_KID, _digest(_KID_PREFIX, kid)), (_ALL, _ALL_DIGEST)]
-    if rid is not None:
-        digests.insert(0, (_RID, _digest(_RID_PREFIX, rid)))
-    if jti is not None:
-        digests.append((_JTI, _digest(_JTI_PREFIX, jti)))
-    if client_id is not None:
-        digests.append((_CLIENT, _digest(_CLIENT_PREFIX, client_id)))
-    return Probe(tuple(digests), iat)
+    """The hashes under which a token could have been revoked, the same for every denylist of this process."""
+    values = ((_RID, rid), (_JTI, jti), (_KID, kid))
+    marks = tuple((kind, *_marks(kind, value)) for kind, value in values if value is not None)
+    return Probe(marks, client_id, iat)
+
+
+def _marks(kind: Kind, value: str) -> tuple[int, int]:
+    return hash(_FIRST[kind] + value) >> 8, hash(_SECOND[kind] + value)
+
+
+def _empty(size: int, live: bytearray) -> _Table:
+    return _Table(array("q", bytes(8 * size)), array("q", bytes(8 * size)), size, live)
 
 
 class Denylist:
@@ -63,103 +75,180 @@ class Denylist:
     :meth:`apply` is commutative and idempotent, and nothing but :meth:`prune` takes away (V3).
     """
 
-    __slots__ = ("_groups", "_present", "_width")
+    __slots__ = ("_counts", "_dead", "_ends", "_numbers", "_present", "_table", "_timed", "_used", "_width")
 
     def __init__(self, *, width: Seconds = Seconds(300)) -> None:
         """Entries whose expiry falls into the same ``width`` seconds are forgotten together."""
         if width < 1:
             raise ValueError("a group spans at least one second")
         self._width = width
-        # Replaced whole when a group comes or goes, so that a reader's loop sees one state of it.
-        self._groups: tuple[tuple[NumericDate, dict[bytes, NumericDate]], ...] = ()
+        self._table = _empty(_LEAST_SIZE, bytearray(MAX_GROUPS + 1))
+        self._used = 0
+        # Group numbers: when each ends and how many it holds, and those that are dead but still in the table.
+        self._ends: dict[int, NumericDate] = {}
+        self._numbers: dict[NumericDate, int] = {}
+        self._counts = [0] * (MAX_GROUPS + 1)
+        self._dead: set[int] = set()
         self._present: frozenset[Kind] = frozenset()
+        # By client, and for everyone: pairs of not_before and expiry, the latest not_before first.
+        self._timed: dict[str, tuple[tuple[NumericDate, NumericDate], ...]] = {}
 
     def __len__(self) -> int:
         """How many entries are held, those not yet pruned included."""
-        return sum(len(group) for _, group in self._groups)
+        return sum(self._counts) + sum(map(len, self._timed.values()))
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of the table, without what is denied by time."""
+        return 2 * 8 * self._table.size + len(self._table.live)
 
     def apply(self, event: RevocationEvent) -> None:
         """Deny what ``event`` names, at least until its ``expires_at``."""
-        kind = event.kind
-        digest = _ALL_DIGEST if kind is _ALL else _digest(_PREFIX[kind], event.value)
-        not_before = _ALWAYS if event.not_before is None else event.not_before
-        group = self._group(event.expires_at)
-        known = group.get(digest)
-        if known is None or known < not_before:
-            group[digest] = not_before
-        if kind not in self._present:
+        if event.not_before is None:
+            self._add(event.kind, event.value, event.expires_at)
             # Last: a reader that sees the kind present also finds the entry.
-            self._present |= {kind}
+            self._present |= {event.kind}
+            return
+        who = _EVERYONE if event.kind is _ALL else _ONE_CLIENT + event.value
+        pairs = sorted({*self._timed.get(who, ()), (event.not_before, event.expires_at)}, reverse=True)
+        # A pair that another one covers for longer says nothing.
+        kept = [pair for at, pair in enumerate(pairs) if all(pair[1] > other[1] for other in pairs[:at])]
+        self._timed[who] = tuple(kept)
 
     def covers(
         self, rid: Rid | None, jti: Jti | None, kid: Kid, client_id: ClientId | None, iat: NumericDate
     ) -> Kind | None:
         """The kind of an event that denies a token of these facts, or None."""
-        if not self._groups:
-            return None
         present = self._present
-        if rid is not None and _RID in present and self._denies(_digest(_RID_PREFIX, rid), iat):
-            return _RID
-        if jti is not None and _JTI in present and self._denies(_digest(_JTI_PREFIX, jti), iat):
-            return _JTI
-        if _KID in present and self._denies(_digest(_KID_PREFIX, kid), iat):
-            return _KID
-        if (
-            client_id is not None
-            and _CLIENT in present
-            and self._denies(_digest(_CLIENT_PREFIX, client_id), iat)
-        ):
-            return _CLIENT
-        if _ALL in present and self._denies(_ALL_DIGEST, iat):
-            return _ALL
-        return None
+        if present:
+            if rid is not None and _RID in present and self._holds(_RID, rid):
+                return _RID
+            if jti is not None and _JTI in present and self._holds(_JTI, jti):
+                return _JTI
+            if _KID in present and self._holds(_KID, kid):
+                return _KID
+        return self._denied_by_time(client_id, iat) if self._timed else None
 
     def covers_probe(self, probe: Probe) -> Kind | None:
-        """As :meth:`covers`, for digests made earlier by :func:`probe`."""
-        for kind, digest in probe.digests:
-            if self._denies(digest, probe.iat):
-                return kind
-        return None
+        """As :meth:`covers`, for hashes made earlier by :func:`probe`."""
+        if self._present:
+            for kind, mark, other in probe.marks:
+                if self._find(mark, other):
+                    return kind
+        return self._denied_by_time(probe.client_id, probe.iat) if self._timed else None
 
     def prune(self, now: NumericDate) -> int:
-        """Forget the groups whose every entry has expired by ``now``; how many entries that were."""
-        kept = tuple(group for group in self._groups if group[0] > now)
-        dropped = len(self) - sum(len(group) for _, group in kept)
-        self._groups = kept
-        if not kept:
+        """Forget what has expired by ``now``, a whole group at a time; how many entries that were."""
+        before = len(self)
+        live = self._table.live
+        for number in [number for number, end in self._ends.items() if end <= now]:
+            live[number] = 0
+            self._counts[number] = 0
+            del self._numbers[self._ends.pop(number)]
+            self._dead.add(number)
+        if not self._ends:
             self._present = frozenset()
-        return dropped
+        if self._dead and 4 * sum(self._counts) <= self._used:
+            self._rebuild()
+        if self._timed:
+            pruned = {who: tuple(p for p in pairs if p[1] > now) for who, pairs in self._timed.items()}
+            self._timed = {who: pairs for who, pairs in pruned.items() if pairs}
+        return before - len(self)
 
-    def _denies(self, digest: bytes, iat: NumericDate) -> bool:
-        for _, group in self._groups:
-            not_before = group.get(digest)
-            if not_before is not None and iat <= not_before:
+    # --- reading -----------------------------------------------------------------------------------
+
+    def _holds(self, kind: Kind, value: str) -> bool:
+        # As _find, with the second hash made only where the first agrees: nearly never for a good token.
+        first, second, size, live = self._table
+        mark = hash(_FIRST[kind] + value) >> 8
+        at = mark % size
+        while word := first[at]:
+            if word >> 8 == mark and live[word & 255] and second[at] == hash(_SECOND[kind] + value):
                 return True
+            at += 1
+            if at == size:
+                at = 0
         return False
 
-    def _group(self, expires_at: NumericDate) -> dict[bytes, NumericDate]:
-        """The group to put an entry into: the first that lives long enough, within one width."""
-        end = NumericDate(-(-expires_at // self._width) * self._width)
-        for known, group in self._groups:
-            if known == end:
-                return group
-        fresh: dict[bytes, NumericDate] = {}
-        groups = sorted([*self._groups, (end, fresh)], key=lambda group: group[0])
-        if len(groups) <= MAX_GROUPS:
-            self._groups = tuple(groups)
-            return fresh
-        return self._merge(groups, fresh)
+    def _find(self, mark: int, other: int) -> bool:
+        first, second, size, live = self._table
+        at = mark % size
+        while word := first[at]:
+            if word >> 8 == mark and live[word & 255] and second[at] == other:
+                return True
+            at += 1
+            if at == size:
+                at = 0
+        return False
 
-    def _merge(
-        self, groups: list[tuple[NumericDate, dict[bytes, NumericDate]]], fresh: dict[bytes, NumericDate]
-    ) -> dict[bytes, NumericDate]:
-        """Make one of the two neighbours with the fewest entries; the earlier lives as long as the later."""
-        at = min(range(len(groups) - 1), key=lambda i: len(groups[i][1]) + len(groups[i + 1][1]))
-        (_, earlier), (end, later) = groups[at], groups[at + 1]
-        # A new table: a reader may be inside either of the old ones.
-        both = dict(later)
-        for digest, not_before in earlier.items():
-            both[digest] = max(not_before, both.get(digest, not_before))
-        groups[at : at + 2] = [(end, both)]
-        self._groups = tuple(groups)
-        return both if fresh is earlier or fresh is later else fresh
+    def _denied_by_time(self, client_id: ClientId | None, iat: NumericDate) -> Kind | None:
+        if client_id is not None:
+            pairs = self._timed.get(_ONE_CLIENT + client_id)
+            if pairs and iat <= pairs[0][0]:
+                return _CLIENT
+        pairs = self._timed.get(_EVERYONE)
+        return _ALL if pairs and iat <= pairs[0][0] else None
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    def _add(self, kind: Kind, value: str, expires_at: NumericDate) -> None:
+        number = self._group(NumericDate(-(-expires_at // self._width) * self._width))
+        mark, other = _marks(kind, value)
+        first, second, size, live = self._table
+        at = mark % size
+        while word := first[at]:
+            if word >> 8 == mark and second[at] == other:
+                held = word & 255
+                if live[held]:
+                    if self._ends[held] >= self._ends[number]:
+                        return
+                    self._counts[held] -= 1
+                first[at] = mark << 8 | number
+                self._counts[number] += 1
+                return
+            at = at + 1 if at + 1 < size else 0
+        # In this order: a reader that sees the first word sees the second.
+        second[at] = other
+        first[at] = mark << 8 | number
+        self._counts[number] += 1
+        self._used += 1
+        if 2 * self._used > size:
+            self._rebuild()
+
+    def _group(self, end: NumericDate) -> int:
+        """The number of the group that ends at ``end``, or, if numbers have run out, of a later one."""
+        number = self._numbers.get(end)
+        if number is not None:
+            return number
+        if len(self._ends) + len(self._dead) == MAX_GROUPS and self._dead:
+            self._rebuild()
+        if len(self._ends) == MAX_GROUPS:
+            later = min((known for known in self._numbers if known > end), default=None)
+            if later is not None:
+                return self._numbers[later]
+            # Every group ends earlier: the last of them lives longer.
+            number = self._numbers.pop(max(self._numbers))
+        else:
+            number = next(n for n in range(1, MAX_GROUPS + 1) if n not in self._ends and n not in self._dead)
+            self._table.live[number] = 1
+        self._ends[number] = end
+        self._numbers[end] = number
+        return number
+
+    def _rebuild(self) -> None:
+        """Make a table of the live entries alone, between a third and a half full from now on."""
+        old = self._table
+        count = sum(self._counts)
+        size = max(_LEAST_SIZE, count * 3 + 1)
+        table = _empty(size, bytearray(old.live))
+        first, second = table.first, table.second
+        for word, other in zip(old.first, old.second, strict=True):
+            if word and old.live[word & 255]:
+                at = (word >> 8) % size
+                while first[at]:
+                    at = at + 1 if at + 1 < size else 0
+                first[at] = word
+                second[at] = other
+        self._table = table
+        self._used = count
+        self._dead.clear()
