@@ -9,6 +9,8 @@
 """
 
 from mintmark.core.claims import AccessToken, Revocation
+from mintmark.core.feed import FeedPolicy
+from mintmark.core.keyset import KeysetPolicy
 from mintmark.core.refusal import Code
 from mintmark.errors import (
     ConfigurationError,
@@ -28,9 +30,11 @@ __all__ = [
     "ConfigurationError",
     "Event",
     "EventName",
+    "FeedPolicy",
     "InsufficientScope",
     "InvalidToken",
     "Issuer",
+    "KeysetPolicy",
     "MintmarkError",
     "Requirement",
     "Revocation",
