@@ -38,6 +38,7 @@ from mintmark.server.tokens import Tokens
 from mintmark.signer.local import LocalSigner
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
+from mintmark.testing.faults import Faults, FaultyStore
 from mintmark.units import ClientId, Issuer, Kid, NodeId, NumericDate, Sub
 
 ISSUER: Final = Issuer("https://auth.example.com")
@@ -59,6 +60,8 @@ class Surface:
     bus: Bus
     signer: LocalSigner
     kid: Kid
+    reading: asyncio.Task[None]
+    """The loop that reads the ring."""
     following: asyncio.Task[None]
     """The loop that reads the revocation log."""
 
@@ -177,7 +180,7 @@ async def surface(
     algorithm: Algorithm = Algorithm.ES256,
     clock: Clock | None = None,
     store: Store | None = None,
-    wrap: Callable[[Store], Store] = lambda store: store,
+    faults: Faults | None = None,
     timing: Timing | None = None,
     feed_limit: int = 100,
     streams_per_address: int = 50,
@@ -185,12 +188,12 @@ async def surface(
 ) -> AsyncIterator[Surface]:
     """A node of ``issuer`` with an active key, Alice, a public client ``spa`` and a service ``stock``.
 
-    ``wrap`` is put around the store that the node uses, not around the one that the test reaches.
+    ``faults`` are those of the store that the node uses, not of the one that the test reaches.
     """
     iss, timing, clock = Issuer(issuer), timing or Timing(), clock or FakeClock()
     store = store or MemoryStore(clock=clock, entropy=SYSTEM_ENTROPY)
     await store.open()
-    behind = wrap(store)
+    behind: Store = store if faults is None else FaultyStore(store, faults)
     bus, node = MemoryBus(clock=clock), NodeId("node-1")
     await bus.open()
     signer = LocalSigner(clock=clock)
@@ -240,6 +243,7 @@ async def surface(
             bus=bus,
             signer=signer,
             kid=Kid(""),
+            reading=loops[0],
             following=loops[1],
         )
         try:

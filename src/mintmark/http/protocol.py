@@ -1,0 +1,83 @@
+"""HTTP/1.1 for uvicorn with the bounds that it lacks: how long a head may take, and how large it may be.
+
+Without them a connection that never finishes its headers stays for ever, and one header that never ends
+fills the memory. Bodies and answers are bounded in :mod:`mintmark.http.endpoint`.
+"""
+
+import asyncio
+from typing import Any, ClassVar, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from mintmark.http.endpoint import ABORT
+from mintmark.ports.clock import Clock
+from mintmark.server.deadline import Expiry, Waiting
+
+HEAD_WITHIN: Final = 10.0
+"""Seconds from the connection, or the first byte of a later request, to the end of its headers."""
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of a head that is not complete; :mod:`mintmark.http.guard` is stricter once it is."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's protocol; :func:`bounded_http` gives it a clock."""
+
+    heads: ClassVar[Expiry]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._waiting: Waiting | None = None
+        self._in_head = False
+        self._received = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self._waiting = self.heads.begin(transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._end_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; then see whether a head is under way that takes too long, or too much."""
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        if not self._in_head and cycle is not None and not cycle.response_complete:
+            self._end_waiting()
+            return
+        # Whatever came so far began no request: part of a head, or line breaks before one.
+        self._received += len(data)
+        if self._received > MAX_HEAD:
+            self.send_400_response("The headers are too large.")
+        elif self._waiting is None:
+            self._waiting = self.heads.begin(self.transport.abort)
+
+    def on_message_begin(self) -> None:
+        """A head begins. Its request can drop the connection of a reader that does not read."""
+        super().on_message_begin()
+        self._in_head = True
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def _end_waiting(self) -> None:
+        self._received = 0
+        if self._waiting is not None:
+            self.heads.end(self._waiting)
+            self._waiting = None
+
+
+def bounded_http(clock: Clock) -> type[BoundedHttp]:
+    """The protocol class for one server (``uvicorn.Config(http=...)``)."""
+
+    class Bounded(BoundedHttp):
+        heads = Expiry(clock, HEAD_WITHIN)
+
+    return Bounded
