@@ -1,124 +1,12 @@
-"""The adapters that run the suites: one line each, and one fixture for each kind of port."""
+"""One fixture for each kind of port, on every adapter that is registered."""
 
-import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
+from tests.registry import BUSES, STORES, bus_rig, store_rig
 
-from mintmark.adapters.memory import MemoryStore
-from mintmark.adapters.memory_bus import MemoryBus, MemoryHub
-from mintmark.adapters.sql.sqlite import SqliteStore
-from mintmark.adapters.sqlite_bus import SqliteBus
-from mintmark.ports.bus import Bus
-from mintmark.ports.store import Store
-from mintmark.system import SYSTEM_ENTROPY
-from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.bus import BusRig
 from mintmark.testing.conformance.rig import Rig
-
-StoreMaker = Callable[[FakeClock, Path], Callable[[], Store]]
-
-
-def memory_store(clock: FakeClock, folder: Path) -> Callable[[], Store]:
-    """Stores that share one memory."""
-    data = MemoryStore(clock=clock, entropy=SYSTEM_ENTROPY).data
-    return lambda: MemoryStore(clock=clock, entropy=SYSTEM_ENTROPY, data=data)
-
-
-def sqlite_store(clock: FakeClock, folder: Path) -> Callable[[], Store]:
-    """Stores that share one file."""
-    return lambda: SqliteStore(folder / "store.db", clock=clock, entropy=SYSTEM_ENTROPY)
-
-
-STORES: dict[str, StoreMaker] = {
-    "memory": memory_store,
-    "sqlite": sqlite_store,
-}
-
-
-@asynccontextmanager
-async def store_rig(make: StoreMaker, folder: Path) -> AsyncIterator[Rig]:
-    """A rig on an empty store; whatever it opened is closed at the end."""
-    clock = FakeClock()
-    closed = make(clock, folder)
-    opened: list[Store] = []
-
-    async def peer() -> Store:
-        store = closed()
-        await store.open()
-        opened.append(store)
-        return store
-
-    try:
-        yield Rig(await peer(), clock, SYSTEM_ENTROPY, peer, closed)
-    finally:
-        for store in opened:
-            await store.close()
-
-
-async def memory_bus(clock: FakeClock, folder: Path) -> tuple[Callable[[], Bus], Callable[[], None]]:
-    """Buses of one hub; it cannot break."""
-    hub = MemoryHub()
-    return lambda: MemoryBus(clock=clock, hub=hub), lambda: None
-
-
-async def sqlite_bus(clock: FakeClock, folder: Path) -> tuple[Callable[[], Bus], Callable[[], None]]:
-    """Buses on one file, which vanishes when they break."""
-    path = folder / "store.db"
-    store = SqliteStore(path, clock=clock, entropy=SYSTEM_ENTROPY)
-    await store.open()
-    await store.close()
-
-    def breakdown() -> None:
-        for file in folder.iterdir():
-            file.write_bytes(b"no database" * 1_000)
-
-    return lambda: SqliteBus(path, clock=clock), breakdown
-
-
-async def _nothing() -> None:
-    """A change that no store has to hold."""
-
-
-def _commit_to(path: Path) -> Callable[[], Awaitable[None]]:
-    async def commit() -> None:
-        with sqlite3.connect(path) as connection:
-            connection.execute("UPDATE alembic_version SET version_num = version_num")
-        connection.close()
-
-    return commit
-
-
-BUSES = {
-    "memory": memory_bus,
-    "sqlite": sqlite_bus,
-}
-
-
-@asynccontextmanager
-async def bus_rig(name: str, folder: Path) -> AsyncIterator[BusRig]:
-    """A rig on a quiet bus; whatever it opened is closed at the end."""
-    clock = FakeClock()
-    make, breakdown = await BUSES[name](clock, folder)
-    opened: list[Bus] = []
-
-    async def peer() -> Bus:
-        bus = make()
-        await bus.open()
-        opened.append(bus)
-        return bus
-
-    async def broken() -> None:
-        breakdown()
-
-    commit = _commit_to(folder / "store.db") if name == "sqlite" else _nothing
-    try:
-        yield BusRig(await peer(), clock, peer, commit, broken)
-    finally:
-        for bus in opened:
-            await bus.close()
 
 
 @pytest.fixture(params=STORES)
