@@ -191,7 +191,7 @@ def test_extra_claim_cannot_take_a_reserved_name(name):
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), 2**63, -(2**63) - 1, 2**200, "\ud800", object(), {1: {2: [float("nan")]}}],
+    [float("nan"), float("inf"), 2**63, -(2**63) - 1, 2**200, "\ud800", ..., {1: {2: [float("nan")]}}],
     ids=repr,
 )
 def test_extra_claim_that_parsers_would_read_differently_is_refused(value):

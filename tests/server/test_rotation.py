@@ -251,7 +251,7 @@ async def test_revoked_key_signs_nowhere_and_its_node_goes_on_with_another(world
     assert other.activation is Activation.EMERGENCY
     assert await node.can_sign(other.kid)
     page = await world.store.revocations.read(ISSUER, None, limit=10)
-    (entry,) = page.entries  # type: ignore[union-attr]
+    (entry,) = page.entries
     assert (entry.event.kind, entry.event.value) == (Kind.KID, key.kid)
     assert entry.event.expires_at >= world.clock.now() + 7 * 86_400
 
