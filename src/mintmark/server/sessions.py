@@ -1,10 +1,10 @@
 """Log in, refresh, log out: the use cases of refresh sessions (design rules R1 to R7)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mintmark.core import directory, sealing, sessions
-from mintmark.core.directory import Client
+from mintmark.core.directory import Client, User
 from mintmark.core.events import EventName
 from mintmark.core.minting import TokenRequest
 from mintmark.core.sessions import EndCause, FromTheFuture, Redeem, Refusal, Session, SessionStart, Stolen
@@ -23,7 +23,7 @@ from mintmark.ports.passwords import PasswordCheck, PasswordHasher
 from mintmark.ports.store import Store
 from mintmark.server.audit import Audit
 from mintmark.server.issuing import AccessTokenIssued, Issuing
-from mintmark.units import Issuer, NumericDate, Rid
+from mintmark.units import Issuer, NumericDate, Rid, Sub
 
 _ATTEMPTS: Final = 16
 """How often a redemption is decided again after it lost; each loss means that another one won."""
@@ -89,13 +89,9 @@ class Sessions:
         )
         # Disabled is asked only after the hash was compared, so that it takes the same time.
         if user is None or check is PasswordCheck.WRONG or user.disabled_at is not None:
-            self._audit.record(
-                EventName.LOGIN_FAILED, client_id=client.client_id, sub=user.sub if user else None
-            )
-            raise InvalidCredentials("user name or password is wrong")
+            raise self._failed(client, user.sub if user else None)
         if check is PasswordCheck.RIGHT_BUT_WEAKLY_HASHED:
-            await self._store.directory.rehash_password(user, await self._passwords.hash(password))
-            user = await self._store.directory.user(self._issuer, user.sub) or user
+            user = await self._renew_hash(client, user, password)
         granted = directory.narrow_scope(scope, client.scopes, user.scopes)
         begin = SessionStart(
             issuer=self._issuer, sub=user.sub, client_id=client.client_id, scope=granted, audience=audiences
@@ -112,8 +108,7 @@ class Sessions:
         session = sessions.covering(session, exp=planned.minting.exp, kid=planned.kid)
         if not await self._store.sessions.start(session, user=user):
             # Disabled, or given another password, while the old one was being compared.
-            self._audit.record(EventName.LOGIN_FAILED, client_id=client.client_id, sub=user.sub)
-            raise InvalidCredentials("user name or password is wrong")
+            raise self._failed(client, user.sub)
         self._audit.record(
             EventName.SESSION_STARTED,
             rid=session.rid,
@@ -123,6 +118,23 @@ class Sessions:
         )
         issued = await self._issuing.sign(planned, granted)
         return SessionTokens(issued, token.text(), session.rid)
+
+    async def _renew_hash(self, client: Client, user: User, password: str) -> User:
+        """``user`` with the hash that is stored now, which ``password`` was proved against.
+
+        Raises InvalidCredentials where the password was changed meanwhile: reading the user again alone
+        would let the old one in under the new one's hash.
+        """
+        hashed = await self._passwords.hash(password)
+        if await self._store.directory.rehash_password(user, hashed):
+            return replace(user, password_hash=hashed)
+        found = await self._store.directory.user(self._issuer, user.sub)
+        if (
+            found is None
+            or await self._passwords.verify(found.password_hash, password) is PasswordCheck.WRONG
+        ):
+            raise self._failed(client, user.sub)
+        return found
 
     async def refresh(
         self,
@@ -223,6 +235,10 @@ class Sessions:
             if cause is EndCause.THEFT:
                 self._audit.record(EventName.SESSION_STOLEN, rid=rid)
         return ended
+
+    def _failed(self, client: Client, sub: Sub | None) -> InvalidCredentials:
+        self._audit.record(EventName.LOGIN_FAILED, client_id=client.client_id, sub=sub)
+        return InvalidCredentials("user name or password is wrong")
 
     def _refused(self, client: Client, rid: Rid | None, reason: str) -> InvalidGrant:
         self._audit.record(EventName.REFRESH_REFUSED, rid=rid, client_id=client.client_id, reason=reason)
