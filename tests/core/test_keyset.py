@@ -301,9 +301,11 @@ def test_an_absent_kid_is_remembered_for_a_while():
     assert cache.judge(B, T0 + 10, at(10), since=since) is Verdict.REFUSE
     assert ask(cache, B, 129) is Verdict.REFUSE
     assert ask(cache, B, 131) is Verdict.FETCH
-    assert ask(cache, C, 131) is Verdict.FETCH
-    load(cache, {A: "key of a", C: "key of c"}, 131, max_age=120)
-    assert ask(cache, B, 191) is Verdict.FETCH
+    since = cache.attempts
+    load(cache, KEYS, 131, max_age=120)
+    assert cache.judge(C, T0 + 131, at(131), since=since) is Verdict.REFUSE
+    load(cache, {B: "key of b"}, 180, max_age=120)
+    assert ask(cache, C, 181) is Verdict.FETCH
 
 
 def test_the_negative_cache_is_bounded():
@@ -377,6 +379,17 @@ def test_an_old_copy_of_the_document_does_not_drop_a_key_that_the_live_feed_list
     assert set(cache.snapshot.keys) == {A, B}, "a live feed's keys are usable beside the newest document's"
     cache.feed_lost()
     assert set(cache.snapshot.keys) == {A}, "without the feed only the newest document counts"
+
+
+def test_what_the_feed_said_last_outlives_it_until_a_newer_document_comes():
+    """A copy that was old when it came says nothing about a key announced since."""
+    cache = cache_with(KEYS)
+    cache.pushed({A: "key of a", B: "key of b"}, frozenset(), at(50))
+    cache.feed_lost()
+    load(cache, KEYS, 61, age=30)
+    assert set(cache.snapshot.keys) == {A, B}
+    load(cache, KEYS, 62)
+    assert set(cache.snapshot.keys) == {A}
 
 
 def test_a_revoked_key_stays_away_whatever_a_document_says():

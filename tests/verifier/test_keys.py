@@ -1,6 +1,7 @@
 """Following an issuer's keys, counted at the origin, under a clock that the test moves."""
 
 import asyncio
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -199,6 +200,29 @@ def test_a_new_kid_waits_a_second_for_a_slow_origin(plain_issuer, follow, clock)
         plain_issuer.recover()
     assert verifier.verify(plain_issuer.mint()).kid == plain_issuer.kid
     assert plain_issuer.requests("jwks") == 2
+
+
+def test_a_key_under_a_name_that_is_not_its_own_is_dropped(issuer, follow, recorder):
+    """A Mintmark's kid is its key's thumbprint: whoever puts another key under it is not believed."""
+    stranger = SigningKey.generate()
+    forged = stranger.public_jwk | {"kid": "A" * 43}
+    issuer.jwks = json.dumps({"keys": [*json.loads(issuer.key_set())["keys"], forged]}).encode()
+    verifier = follow(issuer)
+    assert verifier.verify(issuer.mint()).kid == issuer.kid
+    recorder.wait_for(EventName.INCIDENT, code="kid_rebound")
+    with pytest.raises(InvalidToken) as refused:
+        verifier.verify(issuer.mint(signed_by=stranger, header={"kid": "A" * 43}))
+    assert refused.value.code == "unknown_kid"
+
+
+@pytest.mark.parametrize("kid", ["short", "B" * 44])
+def test_a_kid_that_no_mintmark_key_can_have_is_never_asked_about(issuer, follow, kid):
+    """Another shape than a thumbprint's costs the issuer nothing."""
+    verifier = follow(issuer)
+    verifier.verify(issuer.mint())
+    with pytest.raises(InvalidToken):
+        verifier.verify(issuer.mint(signed_by=SigningKey.generate(), header={"kid": kid}))
+    assert issuer.requests("jwks") == 1
 
 
 @pytest.fixture

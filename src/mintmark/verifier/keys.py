@@ -42,10 +42,6 @@ async def _attempt(link: Link) -> None:
         await within(link.clock, source.terms.limits.total, _load(link))
     except FetchFailed as error:
         failure = error.reason
-    except asyncio.CancelledError:
-        with link.engine.lock:
-            source.cache.abandoned()
-        raise
     except Exception:  # whatever a library does must not end the verifier
         _LOGGER.exception("an attempt at the keys failed in an unforeseen way")
         failure = "internal"

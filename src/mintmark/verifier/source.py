@@ -208,17 +208,12 @@ class Source:
         for kid in sorted(message.revoked):
             self._report(self.cache.revoke(kid))
 
-    def apply(self, event: RevocationEvent) -> None:
-        """The feed said that something was revoked."""
-        self.denylist.apply(event)
-        if event.kind is Kind.KID:
-            self._report(self.cache.revoke(Kid(event.value)))
-        self.reporter.tell(EventName.REVOCATION_APPLIED, kind=event.kind.value)
-
     def paged(self, page: Page, asked: Instant) -> None:
         """A page of the log came, asked for at ``asked``."""
         for event in page.events:
-            self.apply(event)
+            self._apply(event)
+        if page.events:
+            self.reporter.tell(EventName.REVOCATION_APPLIED, events=len(page.events))
         self.follower.paged(page, asked)
         if page.complete:
             self.cache.heard(asked, announces=False)
@@ -227,8 +222,14 @@ class Source:
     def streamed(self, message: Revoked) -> None:
         """An event of the stream came."""
         if message.event is not None:
-            self.apply(message.event)
+            self._apply(message.event)
+            self.reporter.tell(EventName.REVOCATION_APPLIED, events=1, kind=message.event.kind.value)
         self.follower.applied(message)
+
+    def _apply(self, event: RevocationEvent) -> None:
+        self.denylist.apply(event)
+        if event.kind is Kind.KID:
+            self._report(self.cache.revoke(Kid(event.value)))
 
     def beat(self, message: Heartbeat, *, announces: bool) -> bool:
         """A heartbeat came; whether we are in step with it."""
