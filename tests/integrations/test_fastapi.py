@@ -134,13 +134,13 @@ def test_the_scheme_is_case_insensitive(client, issuer):
 
 
 def test_a_token_in_the_query_is_not_read(client, issuer):
-    """It would end in logs; only the header counts."""
+    """VF15: it would end in logs; only the header counts."""
     raw = issuer.mint(audience="orders", scope="orders:read")
     assert client.get("/orders", params={"access_token": raw}).status_code == 401
 
 
 def test_a_bad_token_is_401_and_says_which_check_failed(client, issuer):
-    """A stable code, and no part of the token."""
+    """VF15: a challenge with a stable code, and no part of the token."""
     headers = bearer(issuer, expires_in=-3600, iat=issuer.clock.now() - 7200)
     answer = client.get("/orders", headers=headers)
     assert answer.status_code == 401

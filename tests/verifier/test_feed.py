@@ -235,7 +235,7 @@ def test_a_short_silence_marks_tokens_and_refuses_none(issuer, follow, recorder,
 
 
 def test_deny_answers_503_after_the_bound_until_the_feed_is_back(issuer, follow, recorder, clock):
-    """Nothing is accepted that might have been revoked, and nothing is blamed on the token."""
+    """VF14: nothing is accepted that might have been revoked, and nothing is blamed on the token."""
     verifier = followed(issuer, follow, recorder, on_stale="deny")
     raw = issuer.mint(expires_in=LONG)
     cut_off(issuer, clock, recorder)
@@ -274,7 +274,7 @@ def test_fresh_revocation_denies_on_one_route(issuer, follow, recorder, clock):
 
 
 def test_prove_goes_on_until_a_newer_token_shows_that_we_are_cut_off(issuer, follow, recorder, clock):
-    """By default: an issuer that is down costs nothing, a partition is noticed by the first new token."""
+    """VF14, the default: an issuer that is down costs nothing, the first new token shows a partition."""
     verifier = followed(issuer, follow, recorder)
     old = issuer.mint(expires_in=LONG)
     cut_off(issuer, clock, recorder)
@@ -302,7 +302,7 @@ def test_a_forged_token_proves_nothing(issuer, follow, recorder, clock):
 
 @pytest.mark.parametrize("on_stale", ["deny", "prove"])
 def test_without_a_first_snapshot_there_is_no_answer(issuer, follow, recorder, clock, on_stale):
-    """COLD is 503 while keys alone are there; then it recovers."""
+    """VF14: COLD is 503 while keys alone are there; then it recovers."""
     verifier = follow(issuer, on_stale=on_stale)
     with issuer.fail(Fault.ERROR, "feed"):
         assert refusal(verifier, issuer.mint()) == "revocation_stale"

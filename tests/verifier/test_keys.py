@@ -9,6 +9,7 @@ import pytest
 
 from mintmark import EventName, InvalidToken, Issuer, Verifier, VerifierUnavailable
 from mintmark.testing import FakeIssuer, Fault, SigningKey
+from mintmark.verifier.keys import _is_public
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +90,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_shared_fetch(plain_issuer,
 
 @pytest.mark.parametrize("fault", Fault)
 def test_good_tokens_pass_whatever_the_origin_answers(plain_issuer, follow, clock, recorder, fault):
-    """A refresh that fails, in whatever way, costs no token; after four hours the keys are too old."""
+    """VF13: a refresh that fails, however, costs no token; after four hours the keys are too old."""
     verifier = follow(plain_issuer)
     verifier.verify(plain_issuer.mint())
     with plain_issuer.fail(fault, "jwks"):
@@ -110,7 +111,7 @@ def test_good_tokens_pass_whatever_the_origin_answers(plain_issuer, follow, cloc
 @pytest.mark.parametrize("name", ["discovery", "jwks"])
 @pytest.mark.parametrize("fault", Fault)
 def test_a_cold_verifier_answers_503_whatever_the_origin_answers(plain_issuer, follow, clock, fault, name):
-    """An outage of the issuer is never the token's fault."""
+    """VF13: whatever the origin does, an outage of the issuer is never the token's fault."""
     verifier = follow(plain_issuer)
     with plain_issuer.fail(fault, name), ThreadPoolExecutor(1) as pool:
         answer = pool.submit(verifier.verify, plain_issuer.mint())
@@ -225,6 +226,33 @@ def test_a_kid_that_no_mintmark_key_can_have_is_never_asked_about(issuer, follow
     assert issuer.requests("jwks") == 1
 
 
+def test_keys_at_another_origin_need_leave(plain_issuer, follow, clock):
+    """An issuer whose keys lie elsewhere is followed only where the deployer named that origin."""
+    with FakeIssuer(clock=clock, feed=False) as other:
+        elsewhere = other.issuer.replace("127.0.0.1", "localhost")
+        plain_issuer.discovery["jwks_uri"] = f"{elsewhere}/.well-known/jwks.json"
+        with pytest.raises(VerifierUnavailable):
+            follow(plain_issuer).verify(plain_issuer.mint())
+        assert other.requests("jwks") == 0
+        other.jwks = plain_issuer.key_set()
+        allowed = Verifier.many(
+            Issuer(issuer=plain_issuer.issuer, audience="api", allow_origins=[elsewhere]), clock=clock
+        )
+        try:
+            assert allowed.verify(plain_issuer.mint()).sub == "usr_1"
+        finally:
+            allowed.close()
+        assert other.requests("jwks") == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "public"), [("localhost", False), ("127.0.0.1", False), ("93.184.216.34", True)]
+)
+async def test_a_name_that_leads_into_our_own_network_is_not_public(host, public):
+    """Each address that it has is looked at."""
+    assert await _is_public(host) is public
+
+
 @pytest.fixture
 def two_issuers(plain_issuer, clock):
     """A verifier of two issuers' tokens, and the second issuer."""
@@ -251,7 +279,7 @@ def test_one_issuers_outage_does_not_slow_another(plain_issuer, two_issuers):
 
 
 def test_a_token_of_one_issuer_never_uses_the_key_of_another(plain_issuer, two_issuers):
-    """A key is looked up only among the keys of the token's own issuer."""
+    """VF5: a key is looked up only among the keys of the token's own issuer."""
     verifier, other = two_issuers
     verifier.verify(plain_issuer.mint())
     verifier.verify(other.mint())

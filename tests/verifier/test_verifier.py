@@ -219,14 +219,14 @@ async def test_async_and_sync_give_the_same_answers():
 
 @given(st.one_of(st.text(), st.binary(), st.none(), st.integers(), st.lists(st.text())))
 def test_no_input_brings_anything_but_the_three_errors(raw):
-    """Whatever goes in."""
+    """VF12: whatever goes in."""
     with pytest.raises(InvalidToken):
         static().verify(raw)
 
 
 @given(st.data())
 def test_no_change_of_a_good_token_brings_anything_but_the_three_errors(data):
-    """A token with characters replaced, cut or doubled is refused, or, changed back, still good."""
+    """VF12: a token with characters replaced, cut or doubled is refused, or, changed back, still good."""
     raw = list(token())
     for _ in range(data.draw(st.integers(1, 3))):
         position = data.draw(st.integers(0, len(raw) - 1))
@@ -396,7 +396,7 @@ async def test_one_verifier_serves_several_event_loops(issuer, follow):
 
 
 def test_events_and_logs_never_hold_a_token(issuer, follow, recorder, caplog):
-    """Neither the raw token nor its parts come out anywhere."""
+    """VF11: neither the raw token nor its parts come out anywhere; a hostile kid is cut and escaped."""
     caplog.set_level("DEBUG", logger="mintmark.verifier")
     verifier = follow(issuer)
     raw = issuer.mint()

@@ -93,10 +93,14 @@ def origin(url: str) -> str | None:
     return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
 
 
+def host(url: str) -> str:
+    """The host of ``url``, without its port and brackets."""
+    return urlsplit(url).hostname or ""
+
+
 def foreign_host(url: str, issuer: str) -> str | None:
     """The host of ``url`` where it is another than the issuer's, so that its addresses must be looked at."""
-    theirs, ours = urlsplit(url).hostname, urlsplit(issuer).hostname
-    return None if theirs == ours else theirs
+    return None if host(url) == host(issuer) else host(url)
 
 
 def is_public_address(address: str) -> bool:

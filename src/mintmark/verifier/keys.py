@@ -57,8 +57,8 @@ async def _load(link: Link) -> None:
     source = link.source
     found = await _locate(link)
     host = discovery.foreign_host(found.jwks_uri, source.issuer)
-    if host is not None:
-        await _check_addresses(host)
+    if host is not None and await _is_public(discovery.host(source.issuer)) and not await _is_public(host):
+        raise FetchFailed("private_address")
     conditional = source.cache.etag
     headers = {"If-None-Match": conditional} if conditional is not None else {}
     answer = await link.fetcher.get(found.jwks_uri, headers=headers)
@@ -102,8 +102,8 @@ async def _discover(link: Link) -> Discovery:
     return discovery.parse(answer.body, issuer=source.issuer, origins=source.terms.origins)
 
 
-async def _check_addresses(host: str) -> None:
-    """Raise FetchFailed (``private_address``) where ``host`` is not on the Internet.
+async def _is_public(host: str) -> bool:
+    """Whether every address of ``host`` is on the Internet; raises FetchFailed where it has none.
 
     The deployer allowed the origin, but its name may be made to point into his own network. The client
     resolves it again, so this stops mistakes and lazy attackers; an allowed origin is trusted for the rest.
@@ -113,8 +113,7 @@ async def _check_addresses(host: str) -> None:
         found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise FetchFailed("connect") from error
-    if not all(discovery.is_public_address(str(address[4][0])) for address in found):
-        raise FetchFailed("private_address")
+    return all(discovery.is_public_address(str(address[4][0])) for address in found)
 
 
 def _freshness(answer: Answer) -> Freshness:
