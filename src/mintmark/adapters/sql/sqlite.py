@@ -188,12 +188,12 @@ def create_file(path: Path) -> None:
     if path.is_dir():
         raise StoreUnavailable(f"{path}: this is a folder, not a file")
     # SQLite keeps two files beside it while it is in use.
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise StoreUnavailable(f"{path}: the folder {folder} is not writable")
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        if not os.access(path, os.R_OK | os.W_OK):
+        if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
             raise StoreUnavailable(f"{path}: the file is not readable and writable") from None
         return
     # The name is as durable as what will be answered from the file.
@@ -241,7 +241,7 @@ _OUTAGE: Final[Mapping[int, str]] = {
 
 def translate(error: Exception, path: Path) -> MintmarkError:
     """What ``error`` of the database at ``path`` means to a caller, in a sentence without SQL or values."""
-    if isinstance(error, IntegrityError):
+    if isinstance(error, IntegrityError | sqlite3.IntegrityError):
         return Collision(f"{path}: a row that must be unique exists already")
     cause: Any = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, OSError):

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -74,7 +75,7 @@ class Threads:
     ) -> None:
         self._connect = connect
         self._errors = errors
-        self._name = name
+        self.name: Final = name
         self._writes: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._watched: deque[_Task] = deque()
@@ -111,13 +112,13 @@ class Threads:
         task = _Task(work, single, loop, loop.create_future(), self._tick)
         with self._gate:
             if not self._open:
-                raise StoreUnavailable(f"{self._name}: the store is closed")
+                raise StoreUnavailable(f"{self.name}: the store is closed")
             tasks.put(task)
         self._watched.append(task)
         return await task.future
 
     def _watch(self) -> None:
-        slow = f"{self._name}: the database did not answer in time; it is busy, or its disk hangs"
+        slow = f"{self.name}: the database did not answer in time; it is busy, or its disk hangs"
         while not self._closed.wait(TICK):
             self._tick += 1
             late = []
@@ -191,10 +192,13 @@ class _Worker:
             self._enter(raw)
             outcomes = []
             for task in tasks:
+                if task.future.done():
+                    continue  # told meanwhile that it is unavailable: then better not done at all
                 outcomes.append((task, self._attempt(self._connection, raw, task)))
                 if not raw.in_transaction:
-                    # A full disk and the like roll the whole transaction back, not only the statement.
-                    return self._failed(tasks, outcomes[-1][1].error)
+                    # A full disk and the like may roll back the whole transaction, not only the statement.
+                    lost = StoreUnavailable(f"{self._threads.name}: a transaction was rolled back")
+                    return [*self._failed([t for t in tasks if t is not task], lost), outcomes[-1]]
             raw.execute("COMMIT")
         except (sqlite3.Error, SQLAlchemyError, OSError) as error:
             return self._failed(tasks, self._threads._errors(error))  # noqa: SLF001
@@ -233,7 +237,8 @@ class _Worker:
     def _failed(self, tasks: Iterable[_Task], error: BaseException) -> list[tuple[_Task, Any]]:
         # After an error of the file itself a new connection sees what is there now.
         self._drop()
-        return [(task, _Failed(error)) for task in tasks]
+        # Each caller raises one of its own: an exception collects the traceback of who raises it.
+        return [(task, _Failed(copy(error))) for task in tasks]
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
