@@ -121,6 +121,12 @@ async def test_malformed_cursor_is_400(node: Surface, query):
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
 
 
+async def test_cursor_that_comes_twice_is_400(node: Surface):
+    """Two cursors, even two equal ones, are the caller's fault."""
+    cursor = (await node.http.get("/revocations")).json()["cursor"]
+    assert (await node.http.get(f"/revocations?after={cursor}&after={cursor}")).status_code == 400
+
+
 async def test_unknown_parameters_of_a_page_are_ignored(node: Surface):
     """A cache buster does not matter."""
     assert (await node.http.get("/revocations?x=1&x=2")).status_code == 200

@@ -9,12 +9,13 @@ import httpx2
 import pytest
 from tests.http.surface import ALICE, PASSWORD, SECRET, Surface, client, password_hash, user
 
-from mintmark.core import base64url, jws, strict_json
+from mintmark.core import base64url, jws, keyring, strict_json
 from mintmark.core.revocation import Kind
 from mintmark.http.app import create_app
+from mintmark.server import document
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.key import SigningKey
-from mintmark.units import Issuer
+from mintmark.units import Issuer, Kid, NodeId
 
 GOOD = {"username": "alice", "password": PASSWORD, "client_id": "spa"}
 JSON = {"Content-Type": "application/json"}
@@ -382,6 +383,67 @@ async def test_what_we_did_not_sign_logs_nobody_out(node: Surface, kind):
     assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
     assert answer.headers["www-authenticate"] == 'Bearer realm="mintmark", error="invalid_token"'
     assert (await node.refresh(tokens["refresh_token"])).status_code == 200
+    assert await revoked(node) == []
+
+
+async def held_key(node: Surface) -> SigningKey:
+    """A published key of this issuer whose private half is the test's."""
+    key = SigningKey.generate("ES256")
+    view = await node.store.keyring.read(node.issuer)
+    ring = keyring.prepare(
+        view.ring,
+        kid=Kid(key.kid),
+        node=NodeId("other"),
+        alg="ES256",
+        jwk=document.encode(key.public_jwk),
+        timing=node.services.timing,
+        now=view.now,
+    )
+    assert await node.store.keyring.swap(view.ring.generation, ring)
+    await node.read_ring()
+    return key
+
+
+@pytest.mark.parametrize(
+    ("header", "accepted"),
+    [
+        ({}, True),
+        ({"typ": "application/AT+JWT"}, True),
+        ({"typ": "JWT"}, False),
+        ({"typ": "logout+jwt"}, False),
+        ({"typ": None}, False),
+        ({"alg": "EdDSA"}, False),
+        ({"alg": "RS256"}, False),
+        ({"crit": ["exp"]}, False),
+    ],
+)
+async def test_only_an_access_token_logs_out(node: Surface, header, accepted):
+    """A token that our own key signed as something else, or under another algorithm, is 401 (TC3, J 3.12)."""
+    tokens = await node.log_in()
+    key = await held_key(node)
+    claims = strict_json.decode(jws.parse(tokens["access_token"]).payload)
+    assert isinstance(claims, dict)
+    whole = {"alg": "ES256", "kid": key.kid, "typ": "at+jwt"} | header
+    token = key.sign({name: value for name, value in whole.items() if value is not None}, claims)
+    assert (await node.log_out(token)).status_code == (204 if accepted else 401)
+    assert await revoked(node) == ([tokens["rid"]] if accepted else [])
+
+
+async def test_kid_that_no_key_can_have_is_401_whatever_the_ring(node: Surface):
+    """A ``kid`` of another shape is no new key, so a stale ring does not make it 503."""
+    assert isinstance(node.clock, FakeClock)
+    odd = await forged(node, await node.log_in(), "odd kid")
+    await node.store.close()
+    node.clock.advance(6)
+    assert (await node.log_out(odd)).status_code == 401
+
+
+async def test_two_tokens_log_nobody_out(node: Surface):
+    """Two Authorization headers are 400: nobody can say which of them was meant."""
+    tokens = await node.log_in()
+    bearer = ("Authorization", f"Bearer {tokens['access_token']}")
+    answer = await node.http.delete("/v1/sessions/current", headers=[bearer, bearer])
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
     assert await revoked(node) == []
 
 

@@ -155,6 +155,17 @@ async def test_long_absence_is_caught_up_in_pages(monkeypatch):
             assert (await follower.next()).name == "heartbeat"
 
 
+async def test_heartbeat_is_never_behind_what_was_sent(node: Surface):
+    """Where the catch-up read further than this process had, the first heartbeat has the cursor of the last
+    event: one that lay behind it would make the follower look for a gap that is none."""
+    cursor = await head(node)
+    node.following.cancel()
+    await append(node, 3)
+    async with stream(node.app, last_event_id=cursor) as follower:
+        sent = [await follower.next_of("revocation") for _ in range(3)]
+        assert (await follower.next_of("heartbeat")).data["cursor"] == sent[-1].id
+
+
 async def test_nothing_is_lost_between_catch_up_and_live(monkeypatch):
     """Events that are committed while a follower catches up, or just before, come once, in order, all."""
     monkeypatch.setattr(server_feed, "PAGE", 3)

@@ -150,6 +150,13 @@ async def test_only_one_method_of_authentication(node: Surface):
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
+async def test_two_authorization_headers_are_refused(node: Surface):
+    """Also where both are right: a proxy and we could choose differently."""
+    header = ("Authorization", basic("stock", SECRET)["Authorization"])
+    answer = await node.http.post("/token", data=OURS, headers=[header, header])
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+
+
 @pytest.mark.parametrize(
     ("form", "headers"),
     [

@@ -39,9 +39,14 @@ async def faults() -> Faults:
 
 
 @pytest.fixture
-async def clients(faults) -> Clients:
-    store = MemoryStore(clock=FakeClock(), entropy=SYSTEM_ENTROPY)
-    await store.open()
+async def store() -> MemoryStore:
+    made = MemoryStore(clock=FakeClock(), entropy=SYSTEM_ENTROPY)
+    await made.open()
+    return made
+
+
+@pytest.fixture
+async def clients(faults, store) -> Clients:
     await store.directory.add_client(SERVICE)
     public = replace(SERVICE, client_id=ClientId("public"), secret_hash=None)
     await store.directory.add_client(public)
@@ -86,6 +91,15 @@ async def test_anything_else_is_refused_in_one_way(clients: Clients, credentials
     with pytest.raises(InvalidClient, match=r"^client authentication failed$"):
         await clients.authenticate(credentials)
     assert clients._audit.counts[EventName.CLIENT_REFUSED] == 1
+
+
+async def test_missing_secret_is_not_an_empty_one(clients: Clients, store: MemoryStore):
+    """A client whose secret is the empty text must still say it."""
+    nothing = hashlib.sha256(b"").digest()
+    await store.directory.add_client(replace(SERVICE, client_id=ClientId("odd"), secret_hash=nothing))
+    assert (await clients.authenticate(Credentials(POST, "odd", ""))).client_id == "odd"
+    with pytest.raises(InvalidClient):
+        await clients.authenticate(Credentials(NONE, "odd"))
 
 
 async def test_request_without_a_client_is_refused(clients: Clients):

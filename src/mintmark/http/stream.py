@@ -40,7 +40,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 @dataclass(slots=True)
 class _Place:
-    """Where a stream stands: the cursor behind what was sent, and the page that comes next, if one does."""
+    """Where a stream begins: the cursor behind what is caught up, and the page to send next, if any."""
 
     cursor: Cursor
     page: LogPage | None
@@ -162,7 +162,6 @@ class FeedStream:
                     cursor = max(beat.cursor, place.cursor, key=lambda cursor: cursor.seq)
                     yield _message("heartbeat", {"cursor": cursor.text(), "at": beat.at})
                 case LogEntry() as entry if entry.cursor.seq > place.cursor.seq:
-                    place.cursor = entry.cursor
                     yield _revocation(entry)
 
     async def _beat(self, follower: Follower) -> None:
