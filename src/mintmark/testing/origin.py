@@ -160,13 +160,9 @@ class Origin:
         self.call(release)
 
     def disconnect(self) -> None:
-        """Cut every open connection, streams included."""
-
-        def cut() -> None:
-            for task in tuple(self._connections):
-                task.cancel()
-
-        self.call(cut)
+        """Cut every open connection, streams included; returns once they are closed."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._cut_all(), self._loop).result(_PATIENCE)
 
     def count(self, name: str) -> int:
         """How many requests came for the route ``name``, whatever became of them."""
