@@ -52,6 +52,28 @@ def test_rotations_under_load_refuse_no_valid_token(tmp_path):
     print(f"{len(kids)} keys, {checks} checks, {load.record.refreshed} refreshes, 0 refused")
 
 
+def test_node_with_several_workers_is_one_node(tmp_path):
+    """Whichever worker answers, keys, sessions and logouts are the same; a key signs once all serve it."""
+    with (
+        running_node(tmp_path, settings={"workers": 3}) as node,
+        Verifier(node.issuer, audience="orders") as verifier,
+        Load(node, sessions=3) as load,
+    ):
+        assert len(node.pids()["worker"]) == 3
+        node.run("keys", "rotate")
+
+        def signing_keys() -> set[str]:
+            with load.record.lock:
+                tokens = list(load.record.tokens)
+            for token in tokens[-50:]:
+                verifier.verify(token)
+            return {jwt.get_unverified_header(token)["kid"] for token in tokens}
+
+        until(lambda: len(signing_keys()) == 2, "the successor signs")
+    assert load.record.wrong == []
+    assert load.record.logged_out > 0
+
+
 def test_key_set_follows_a_key_through_its_life(tmp_path):
     """A successor is in the set before it signs; the old key stays in it; a revoked key leaves at once."""
     with running_node(tmp_path) as node:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.running import PASSWORD, RunningNode, alive, running_node, until
+from tests.cluster.running import AS_NOBODY, PASSWORD, RunningNode, alive, running_node, until
 from tests.signer.factors import holds_factor
 from tests.signer.test_attacks import Attacker, core_files_are_written_here, hear, say
 
@@ -21,13 +21,6 @@ from mintmark.core import base64url
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WAYS_IN = ["mem", "mem_alone", "environ", "ptrace", "vm_readv", "steal_fd"]
-
-# Root may read anything, so against root nothing would be proved. The interpreter may lie where nobody else
-# can read it: the one right that is kept is to read files, by attacked and attacker alike.
-AS_NOBODY = [
-    "setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=+dac_read_search",
-    "--ambient-caps=+dac_read_search", "--",
-]  # fmt: skip
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """What stops a node from starting is one line that says what and where; what does not stop it is no trap."""
 
+import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.running import RunningNode, running_node, until
+from tests.cluster.running import AS_NOBODY, RunningNode, running_node, until
 
 
 @pytest.fixture
@@ -85,6 +87,29 @@ def test_missing_folder_is_one_line(node, tmp_path):
     missing = tmp_path / "nowhere"
     assert str(missing) in one_line(serve(node(store=f"sqlite:///{missing}/mintmark.db")))
     assert not missing.exists()
+
+
+def test_folder_that_may_not_be_written_is_one_line(node):
+    """A folder that its user may only read stops a node with one line, and nothing is made in it."""
+    if os.getuid() != 0:
+        Path(node().folder).chmod(0o555)
+        line = one_line(serve(node()))
+    else:
+        # Root may write anywhere; the node runs as somebody who may not.
+        with tempfile.TemporaryDirectory() as name:
+            Path(name).chmod(0o755)
+            running = RunningNode(Path(name))
+            done = subprocess.run(
+                [*AS_NOBODY, *running.command("serve")],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            running.end()
+            line = one_line(done)
+            assert [path.name for path in Path(name).iterdir()] == ["mintmark.toml"]
+    assert "not writable" in line
 
 
 def test_file_in_place_of_folder_is_one_line(node, tmp_path):
