@@ -30,6 +30,7 @@ class Stream:
         self.reading = asyncio.Event()
         self.reading.set()
         self.started = asyncio.Event()
+        self.ended = asyncio.Event()
         self.aborted = False
         self.waited_for = False
         self._gone = asyncio.Event()
@@ -60,6 +61,7 @@ class Stream:
             self.events.put_nowait(_parse(event))
         if not message.get("more_body"):
             self.events.put_nowait(None)
+            self.ended.set()
 
     async def next(self) -> Event:
         """The next event; fails at the end of the stream."""
@@ -100,6 +102,7 @@ async def stream(
     address: str = "192.0.2.1",
     reading: bool = True,
     path: str = "/revocations/stream",
+    method: str = "GET",
 ) -> AsyncIterator[Stream]:
     """A stream that has begun, or was answered otherwise; it is left at the end."""
     headers = [] if last_event_id is None else [(b"last-event-id", last_event_id.encode("latin-1"))]
@@ -112,7 +115,7 @@ async def stream(
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": "GET",
+        "method": method,
         "scheme": "https",
         "path": path,
         "raw_path": path.encode(),

@@ -16,6 +16,7 @@ import uvicorn
 from tests.http.surface import Surface, surface, until
 from tests.http.test_feed import append
 
+from mintmark.core.events import EventName
 from mintmark.http.protocol import bounded_http
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults
@@ -292,6 +293,7 @@ async def test_client_that_leaves_within_its_body_leaves_nothing(node: Surface, 
             await connection.send(post("/token", 100) + b"grant")
         await until(lambda: len(asyncio.all_tasks()) <= len(before) + 3)
     assert "Exception" not in caplog.text
+    assert node.services.audit.counts[EventName.REQUEST_FAILED] == 0
 
 
 # --- answers -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.http.streaming import stream
 from tests.http.surface import Surface, surface
 
 from mintmark.core import keyring
@@ -115,6 +116,14 @@ async def test_head_has_the_headers_of_get_and_no_body(node: Surface, path):
     get, head = await node.http.get(path), await node.http.head(path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers == get.headers
+
+
+async def test_head_sends_no_body_by_itself(node: Surface):
+    """Nothing is left for the server to strip: the application sends no body, and states its length."""
+    async with stream(node.app, path="/.well-known/jwks.json", method="HEAD") as answer:
+        await answer.ended.wait()
+    assert (answer.status, answer.body) == (200, b"")
+    assert int(answer.headers["content-length"]) > 0
 
 
 async def test_key_set_follows_the_ring(node: Surface):

@@ -10,6 +10,7 @@ from tests.http.test_feed import append
 
 from mintmark.adapters.memory import MemoryStore
 from mintmark.core import keyring
+from mintmark.core.events import EventName
 from mintmark.core.feed import FeedPolicy, Follower, Heartbeat, Keys, Revocation, parse_message, parse_page
 from mintmark.core.jwk import parse_jwk_set
 from mintmark.core.keyset import Instant
@@ -330,6 +331,32 @@ async def test_reader_that_does_not_read_is_cut_off(node: Surface):
         assert not good.aborted
 
 
+async def test_reader_that_does_not_take_even_the_headers_is_dropped(node: Surface):
+    """Who opens streams and reads nothing at all is no defect of ours, and loses his connection."""
+    async with stream(node.app, reading=False) as mute:
+        await until(lambda: mute.waited_for)
+        fake(node).advance(20)
+        await until(lambda: mute.aborted)
+        await until(lambda: node.services.feed.followers == 0)
+    assert mute.status is None
+    assert node.services.audit.counts[EventName.REQUEST_FAILED] == 0
+
+
+async def test_defect_in_a_stream_is_reported_and_ends_it(node: Surface, monkeypatch):
+    """What nobody foresaw ends the stream without a good end, and is logged once, as everywhere."""
+
+    def fail(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    async with stream(node.app) as follower:
+        await follower.next_of("heartbeat")
+        monkeypatch.setattr("mintmark.http.stream._revocation", fail)
+        await append(node, 1)
+        await until(lambda: node.services.feed.followers == 0)
+        assert not follower.ended.is_set()
+    assert node.services.audit.counts[EventName.REQUEST_FAILED] == 1
+
+
 async def test_reader_that_falls_too_far_behind_is_cut_off(node: Surface):
     """A follower with a thousand unread events is sent away, to resume by its cursor and miss nothing."""
     async with stream(node.app) as slow:
@@ -376,6 +403,22 @@ async def test_store_that_fails_during_catch_up_ends_the_stream(monkeypatch):
             follower.reading.set()
             events = await follower.rest()
         assert [event.name for event in events] == ["keys", *["revocation"] * 3]
+
+
+async def test_log_that_was_pruned_during_catch_up_is_a_reset(monkeypatch):
+    """Where what is still missing was pruned meanwhile, the follower must take a snapshot."""
+    monkeypatch.setattr(server_feed, "PAGE", 3)
+    async with surface() as node:
+        cursor = await head(node)
+        await append(node, 9, lives=5)
+        async with stream(node.app, last_event_id=cursor, reading=False) as follower:
+            await until(lambda: follower.waited_for)
+            fake(node).advance(6)
+            await node.store.revocations.prune(node.issuer)
+            await append(node, 1, first=9)
+            follower.reading.set()
+            names = [event.name for event in await follower.rest()]
+        assert names == ["keys", *["revocation"] * 3, "reset"]
 
 
 async def test_stream_takes_get_alone(node: Surface):

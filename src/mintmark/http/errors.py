@@ -80,14 +80,16 @@ def error_response(error: Exception, request: Request, form: ErrorForm, audit: A
             code = detail.lower().replace(" ", "_")
             headers |= error.headers or {}
         case _:
-            audit.record(
-                EventName.REQUEST_FAILED,
-                path=request.url.path,
-                cause=type(error).__name__,
-                where=_where(error),
-            )
+            report(error, request, audit)
             status, code, detail = 500, "server_error", "something went wrong here"
     return _response(status, code, detail, form, headers)
+
+
+def report(error: BaseException, request: Request, audit: Audit) -> None:
+    """Log what nobody foresaw by its type and its place: its message could hold anything."""
+    audit.record(
+        EventName.REQUEST_FAILED, path=request.url.path, cause=type(error).__name__, where=_where(error)
+    )
 
 
 def _code(error: RequestError, form: ErrorForm) -> str:
@@ -130,6 +132,6 @@ def _described(detail: str) -> str:
     return "".join(c if " " <= c <= "~" and c not in '"\\' else "?" for c in detail)
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
     return " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(frames))

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from mintmark.core.log import Cursor, LogEntry, LogPage, parse_cursor
 from mintmark.errors import NotReady, Overloaded, Unavailable
 from mintmark.http.endpoint import Bounds, ReaderTooSlow, drop
-from mintmark.http.errors import NO_STORE, ErrorForm, error_response
+from mintmark.http.errors import NO_STORE, ErrorForm, error_response, report
 from mintmark.http.feed import event_members
 from mintmark.http.request import Incoming, query_of
 from mintmark.ports.revocations import CursorGone
@@ -71,7 +71,10 @@ class FeedStream:
                     place = await self._bounds.answers.hold(self._begin(request))
                     await self._serve(follower, place, request, send)
                     return
-        except Exception as error:  # noqa: BLE001 - every error becomes a response, or ends the stream
+        except ReaderTooSlow:
+            drop(scope)
+            return
+        except Exception as error:  # noqa: BLE001 - every error becomes a response; past that there is none
             response = error_response(error, request, ErrorForm.PROBLEM, self._audit)
         await self._bounds.send(response, scope, receive, send)
 
@@ -119,8 +122,12 @@ class FeedStream:
             for task in (writing, leaving, beating):
                 task.cancel()
             await asyncio.gather(writing, leaving, beating, return_exceptions=True)
-        if not writing.cancelled() and isinstance(writing.exception(), ReaderTooSlow):
-            drop(request.scope)
+        failed = None if writing.cancelled() else writing.exception()
+        if isinstance(failed, ReaderTooSlow):
+            raise failed
+        if failed is not None:
+            # The response has begun, so its abrupt end is all that the follower hears.
+            report(failed, request, self._audit)
 
     async def _write(self, follower: Follower, place: _Place | None, send: Send) -> None:
         try:
