@@ -1,17 +1,20 @@
-"""Write the pages of docs/reference that derive from the code; a test fails while they differ.
+"""Write the pages of docs, or the parts of them, that derive from the code; a test fails while they differ.
 
 ``.venv/bin/python scripts/reference.py`` writes them all. A new page is one function and one line.
 """
 
 import ast
+import inspect
 import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from mintmark.cli.reference import markdown
+from mintmark.core.keyring import TRANSITIONS, KeyEvent, KeyState
 from mintmark.core.timing import RULES
 from mintmark.server.settings import DEFAULT_FILE, KEYS, OTHER_VARIABLES, written
 
@@ -59,6 +62,40 @@ def security() -> str:
         lambda _: security_table(security_areas(), covering_tests(sources_of_tests())),
         page,
     )
+
+
+def key_states() -> str:
+    """The page on keys, with the diagram and the table of states made anew."""
+    page = (DOCS / "concepts" / "keys.md").read_text("utf-8")
+    return re.sub(
+        r"(?s)(?<=<!-- states -->\n).*?(?=<!-- /states -->)", lambda _: transitions(TRANSITIONS), page
+    )
+
+
+def transitions(table: Mapping[tuple[KeyState, KeyEvent], KeyState]) -> str:
+    """A diagram of ``table``, and a table of its rows with what each event means."""
+    meanings = texts_of_members(inspect.getsource(KeyEvent))
+    leaving = {before for before, _ in table}
+    arrows = [f"    [*] --> {KeyState.PREPARED}"]
+    arrows += [f"    {before} --> {after}: {event}" for (before, event), after in table.items()]
+    arrows += [f"    {after} --> [*]" for after in dict.fromkeys(table.values()) if after not in leaving]
+    rows = [
+        f"| {before} | {event} | {after} | {meanings[event.name]} |"
+        for (before, event), after in table.items()
+    ]
+    head = ["| from | event | to | what happened |", "|---|---|---|---|"]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *arrows, "```", "", *head, *rows, ""])
+
+
+def texts_of_members(source: str) -> dict[str, str]:
+    """For each member of the class in ``source``, the text under it, on one line."""
+    (body,) = (node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    found: dict[str, str] = {}
+    for member, text in pairwise(body):
+        match member, text:
+            case ast.Assign(targets=[ast.Name(id=name)]), ast.Expr(value=ast.Constant(value=str(words))):
+                found[name] = " ".join(words.split())
+    return found
 
 
 def security_areas() -> Mapping[str, Any]:
@@ -116,6 +153,7 @@ def command_line() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "concepts/keys.md": key_states,
     "reference/cli.md": command_line,
     "reference/settings.md": settings,
     "security.md": security,
