@@ -1,9 +1,11 @@
 """Processes beside the test's own, on the same SQLite file."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,25 @@ class Workers:
         for process in started:
             assert self.read(process) == "ready"
 
+    @contextmanager
+    def injecting(self, *faults: str) -> Iterator[None]:
+        """Have system calls of the first process fail from now on, as strace spells it; skips without it."""
+        strace = shutil.which("strace")
+        if strace is None:
+            pytest.skip("strace is not installed")
+        calls = ",".join(fault.partition(":")[0] for fault in faults)
+        command = [strace, "-f", "-p", str(self._all[0].pid), "-o", "/dev/null", "-e", f"trace={calls}"]
+        command += [part for fault in faults for part in ("-e", f"inject={fault}")]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+            assert tracer.stderr is not None
+            said = tracer.stderr.readline()
+            try:
+                if "attached" not in said:
+                    pytest.skip(f"strace may not trace here: {said.strip()}")
+                yield
+            finally:
+                tracer.terminate()
+
     def go(self) -> None:
         """Let them all work."""
         for process in self._all:
@@ -54,9 +75,13 @@ class Workers:
 
     def kill(self) -> list[Any]:
         """End the first with SIGKILL; everything that it said and was not read yet."""
+        self._all[0].kill()
+        return self.drain()
+
+    def drain(self) -> list[Any]:
+        """Everything that the first says until it ends."""
         first = self._all[0]
         assert first.stdout is not None
-        first.kill()
         rest = first.stdout.read().splitlines(keepends=True)
         first.wait()
         # The last line may be cut off: it was not said.

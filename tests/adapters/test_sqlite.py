@@ -4,6 +4,8 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +18,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, insert, text
 
+import mintmark
 from mintmark.adapters.sql.database import Collision
 from mintmark.adapters.sql.schema import METADATA, REVISION, nodes
 from mintmark.adapters.sql.sqlite import APPLICATION_ID, SqliteStore, from_url, translate
@@ -472,6 +475,30 @@ def test_revisions_are_one_line_that_ends_here():
     revisions = [script.revision for script in scripts.walk_revisions()][::-1]
     assert scripts.get_heads() == [REVISION]
     assert revisions == [f"{number:04}" for number in range(1, len(revisions) + 1)]
+
+
+def test_migrations_run_from_wherever_the_package_lies(tmp_path):
+    """STORE-5: a copy of the package, as an installed one is, opens a store without any file beside it."""
+    shutil.copytree(
+        Path(mintmark.__file__).parent, tmp_path / "mintmark", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (tmp_path / "elsewhere").mkdir()
+    program = (
+        "import asyncio, mintmark; from pathlib import Path;"
+        "from mintmark.adapters.sql.sqlite import SqliteStore;"
+        "SqliteStore(Path('store.db'), clock=None, entropy=None)._prepare();"
+        "print(Path(mintmark.__file__).parent)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path / "elsewhere",
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stderr, done.stdout.strip()) == ("", str(tmp_path / "mintmark"))
+    assert (tmp_path / "elsewhere" / "store.db").exists()
 
 
 def test_newer_schema_is_used_only_where_it_allows_that(tmp_path):

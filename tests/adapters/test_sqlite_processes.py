@@ -76,17 +76,8 @@ async def test_commit_wakes_the_bus_of_other_processes(tmp_path, workers):
     assert [result["head"] for result in said] == [1, 1]
 
 
-async def test_what_was_answered_survives_kill_9(tmp_path, workers):
-    """STORE-1, I7, F33: of a stream of writes each that was acknowledged is in the file, whole."""
-    path = tmp_path / "store.db"
-    rig = await rig_on(new_store(path))
-    await rig.logged_in(*await rig.someone())
-    await rig.store.close()
-    workers.start("write", path)
-    workers.go()
-    said = [await asyncio.to_thread(workers.read) for _ in range(300)]
-    said += await asyncio.to_thread(workers.kill)
-
+async def check_stream(path, said) -> None:
+    """Everything that the process said it had done is in the file, and nothing is there in half."""
     with sqlite3.connect(path) as raw:
         assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         rows = dict(raw.execute("SELECT rid, version FROM sessions"))
@@ -104,9 +95,52 @@ async def test_what_was_answered_survives_kill_9(tmp_path, workers):
     await store.open()
     log = await read_log(store)
     await store.close()
-    # No half of a transaction either: whoever ended is on the log, and nobody else.
+    # Whoever ended is on the log, and nobody else.
     assert {entry.event.value for entry in log} == ended.keys()
     assert [entry.cursor.seq for entry in log] == list(range(1, len(log) + 1))
+
+
+async def stream(path, workers) -> None:
+    """A process that is ready to write for ever."""
+    rig = await rig_on(new_store(path))
+    await rig.logged_in(*await rig.someone())
+    await rig.store.close()
+    workers.start("write", path)
+
+
+async def test_what_was_answered_survives_kill_9(tmp_path, workers):
+    """STORE-1, I7, F33: of a stream of writes each that was acknowledged is in the file, whole."""
+    path = tmp_path / "store.db"
+    await stream(path, workers)
+    workers.go()
+    said = [await asyncio.to_thread(workers.read) for _ in range(300)]
+    said += await asyncio.to_thread(workers.kill)
+    await check_stream(path, said)
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+@pytest.mark.parametrize("when", [1, 4, 23])
+async def test_what_was_answered_survives_a_kill_within_a_commit(tmp_path, workers, call, when):
+    """STORE-1, I7, F01: the same where the process dies in the middle of writing or of syncing."""
+    path = tmp_path / "store.db"
+    await stream(path, workers)
+    with workers.injecting(f"{call}:signal=SIGKILL:when={when}"):
+        workers.go()
+        said = await asyncio.to_thread(workers.drain)
+    await check_stream(path, said)
+
+
+@pytest.mark.parametrize("when", [1, 8, 20, 32, 40])
+async def test_open_that_was_killed_is_finished_by_the_next(tmp_path, workers, when):
+    """STORE-5, F01, F07: a process that dies while it makes the schema leaves the next one nothing to mend."""
+    path = tmp_path / "store.db"
+    workers.start("open", path)
+    with workers.injecting(f"pwrite64:signal=SIGKILL:when={when}"):
+        workers.go()
+        assert await asyncio.to_thread(workers.drain) == []
+    rig = await rig_on(new_store(path))
+    assert await rig.logged_in(*await rig.someone())
+    await rig.store.close()
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["reads", "writes"])
@@ -128,6 +162,31 @@ async def test_lock_that_another_process_holds(tmp_path, workers, reads):
     await asyncio.to_thread(workers.results)
     assert await rig.store.sessions.end(ISSUER, session.rid, cause=EndCause.LOGOUT, timing=TIMING)
     await rig.store.close()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "fdatasync:error=EIO:when=4+4",
+        "fdatasync:error=ENOSPC:when=3..5",
+        "pwrite64:error=ENOSPC:when=20+17",
+        "pwrite64:error=EIO:when=31+13",
+    ],
+)
+async def test_disk_that_fails_now_and_then_loses_nothing_that_was_answered(tmp_path, workers, fault):
+    """STORE-1, I7, F33: whichever system call fails, each caller was refused or his row is in the file."""
+    path = tmp_path / "store.db"
+    workers.start("beat", path)
+    with workers.injecting(fault):
+        workers.go()
+        said = await asyncio.to_thread(workers.read)
+    with sqlite3.connect(path) as raw:
+        assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = {node for (node,) in raw.execute("SELECT node FROM nodes")}
+    raw.close()
+    assert len(said["kept"]) + len(said["refused"]) == 200
+    assert said["refused"]
+    assert rows.issuperset(said["kept"])
 
 
 async def test_full_disk_refuses_what_it_cannot_keep(tmp_path, workers):

@@ -171,6 +171,28 @@ async def file_limit(path: Path, limit: str) -> None:
     await store.close()
 
 
+async def beat_often(path: Path, _: str) -> None:
+    """Write two hundred rows, ten callers at a time; which were answered and why the others were not."""
+    store = new_store(path)
+    await store.open()
+    await go()
+    kept: list[str] = []
+    refused: dict[str, str] = {}
+
+    async def caller(number: int) -> None:
+        for n in range(20):
+            node = NodeId(f"{number}-{n}")
+            try:
+                await store.keyring.beat(ISSUER, node, ring_generation=n)
+                kept.append(node)
+            except StoreUnavailable as error:
+                refused[node] = str(error)
+
+    await asyncio.gather(*(caller(number) for number in range(10)))
+    say({"kept": kept, "refused": refused})
+    await store.close()
+
+
 COMMANDS: dict[str, Callable[[Path, str], Awaitable[None]]] = {
     "open": open_at_once,
     "swap": swap,
@@ -179,6 +201,7 @@ COMMANDS: dict[str, Callable[[Path, str], Awaitable[None]]] = {
     "write": write_for_ever,
     "lock": hold_lock,
     "limit": file_limit,
+    "beat": beat_often,
 }
 
 
