@@ -132,7 +132,7 @@ async def test_what_was_answered_survives_a_kill_within_a_commit(tmp_path, worke
 
 @pytest.mark.parametrize("when", [1, 8, 20, 32, 40])
 async def test_open_that_was_killed_is_finished_by_the_next(tmp_path, workers, when):
-    """STORE-5, F01, F07: a process that dies while it makes the schema leaves the next one nothing to mend."""
+    """STORE-5, F01, F07: a process that dies as it makes the schema leaves the next one nothing to mend."""
     path = tmp_path / "store.db"
     workers.start("open", path)
     with workers.injecting(f"pwrite64:signal=SIGKILL:when={when}"):
