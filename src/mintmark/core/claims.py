@@ -19,6 +19,7 @@ from mintmark.units import ClientId, Issuer, Jti, Kid, NumericDate, Rid, Sub
 T = TypeVar("T")
 
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
+_NO_WORD: Final = frozenset({""})
 
 
 class Revocation(StrEnum):
@@ -125,7 +126,14 @@ def access_token(
         jti = claims.get("jti")
         if type(jti) is not str or not jti:
             refuse_claim(claims, "jti")
-        scopes = _scopes(claims, "scope") if "scope" in claims else _NO_SCOPES
+        scopes = _NO_SCOPES
+        if "scope" in claims:
+            scope = claims["scope"]
+            if type(scope) is not str:
+                refuse_claim(claims, "scope")
+            scopes = frozenset(scope.split(" "))
+            if "" in scopes:
+                scopes -= _NO_WORD
     else:
         _refuse_other_kinds(claims)
         client_id = _first_text(claims, "client_id", "azp", "appid")
@@ -142,7 +150,13 @@ def access_token(
         if type(auth_time) is not int:
             refuse_claim(claims, "auth_time")
     if "amr" in claims:
-        amr = _list_of_text(claims, "amr")
+        methods = claims["amr"]
+        if type(methods) is not list:
+            refuse_claim(claims, "amr")
+        for method in methods:
+            if type(method) is not str:
+                refuse_claim(claims, "amr")
+        amr = tuple(methods)
     if "acr" in claims:
         acr = claims["acr"]
         if type(acr) is not str or not acr:
@@ -181,8 +195,7 @@ def _scopes(claims: Mapping[str, Any], name: str) -> frozenset[str]:
     scope = claims[name]
     if type(scope) is not str:
         refuse_claim(claims, name)
-    words = frozenset(scope.split(" "))
-    return words - {""} if "" in words else words
+    return frozenset(scope.split(" ")) - _NO_WORD
 
 
 def _foreign_scopes(claims: Mapping[str, Any]) -> frozenset[str]:

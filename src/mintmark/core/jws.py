@@ -179,7 +179,7 @@ def _text(raw: object, max_size: int) -> bytes:
 def decode(part: bytes) -> bytes:
     """The bytes of one part; raises InvalidToken (``not_base64url``)."""
     try:
-        return base64url.decode(part)
+        return base64url.decode_ascii(part)
     except base64url.NotBase64url:
         pass
     raise InvalidToken(Code.NOT_BASE64URL, "a part of the token is not base64url in its one spelling")

@@ -162,8 +162,8 @@ def verify(
     header = trusted.headers.get(header_part)
     header_bytes = jws.decode(header_part) if header is None else b""
     try:
-        payload = base64url.decode(payload_part)
-        signature = base64url.decode(signature_part)
+        payload = base64url.decode_ascii(payload_part)
+        signature = base64url.decode_ascii(signature_part)
     except base64url.NotBase64url:
         raise InvalidToken(Code.NOT_BASE64URL, "a part of the token is not base64url") from None
     if header is None:
