@@ -177,6 +177,19 @@ async def test_busy_connection_is_not_cut_off(node: Surface):
             fake(node).advance(9)
 
 
+async def test_limit_is_for_one_head_not_for_a_connection(node: Surface):
+    """Heads that come in pieces may add up to any size on one connection."""
+    piece = b"GET /livez HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 8_000
+    async with served(node) as port, connected(port) as connection, connected(port) as other:
+        for _ in range(10):
+            await connection.send(piece)
+            # Once the other connection was answered, the piece has been read by itself.
+            await other.send(GET)
+            await other.answer()
+            await connection.send(b"\r\n\r\n")
+            assert (await connection.answer())[0] == 200
+
+
 @pytest.mark.parametrize(
     ("head", "status", "code"),
     [
