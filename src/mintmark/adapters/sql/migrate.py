@@ -2,8 +2,6 @@
 
 from enum import Enum
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, inspect, select, text
 
 from mintmark.adapters.sql.schema import METADATA, REVISION, schema_compatibility
@@ -48,6 +46,10 @@ def examine(connection: Connection, name: str) -> SchemaState:
 
 def upgrade(connection: Connection) -> None:
     """Run every migration that is missing, inside the transaction that is open on ``connection``."""
+    # Most databases are up to date, and a third of a second is much for a command that lists users.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     # The package's own files, from a wheel as from a work tree; there is no ini file.
     config.set_main_option("script_location", "mintmark.adapters.sql:migrations")
