@@ -151,6 +151,12 @@ async def test_connection_that_says_nothing_is_closed(node: Surface):
         assert await connection.closed() == b""
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request) -> tuple[str, dict[str, bool]]:
+    """Both event loops: their transports differ in what they do once they are closed."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
 @pytest.mark.parametrize("drip", [b"X-Header: 1\r\n", b"\r\n", b"a"])
 @pytest.mark.parametrize("first", [True, False])
 async def test_head_that_drips_is_cut_off(node: Surface, drip, first):
@@ -330,7 +336,7 @@ async def test_hanging_store_is_503_over_http():
         faults.recover()
 
 
-async def test_reader_that_takes_nothing_is_dropped(node: Surface):
+async def test_reader_that_takes_nothing_is_dropped(node: Surface, caplog):
     """Who asks for much and reads nothing holds a connection for twenty seconds at most."""
     await append(node, 1_000)
     async with served(node) as port:
@@ -345,6 +351,19 @@ async def test_reader_that_takes_nothing_is_dropped(node: Surface):
             await eventually(lambda: any("drain" in waits_in(task) for task in asyncio.all_tasks()))
             fake(node).advance(20)
             await eventually(lambda: not any("run_asgi" in waits_in(task) for task in asyncio.all_tasks()))
+    assert not [record for record in caplog.records if record.name == "uvicorn.error"]
+
+
+async def test_pipeline_whose_client_leaves_is_no_error(node: Surface, caplog):
+    """A client that sends many requests at once and goes leaves no answer that still writes, and no error."""
+    await append(node, 1_000)
+    async with served(node) as port:
+        async with connected(port) as connection:
+            await connection.send(b"GET /revocations HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+            await connection.head()
+            connection.writer.transport.abort()
+        await eventually(lambda: not any("run_asgi" in waits_in(task) for task in asyncio.all_tasks()))
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def waits_in(task: "asyncio.Task[object]") -> str:

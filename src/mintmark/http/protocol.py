@@ -7,6 +7,7 @@ fills the memory. Bodies and answers are bounded in :mod:`mintmark.http.endpoint
 import asyncio
 from typing import Any, ClassVar, Final
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mintmark.http.endpoint import ABORT
@@ -27,18 +28,25 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._waiting: Waiting | None = None
+        self._answering: RequestResponseCycle | None = None
         self._in_head = False
         self._received = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
         super().connection_made(transport)
-        self._waiting = self.heads.begin(transport.abort)
+        self._waiting = self.heads.begin(self.drop)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Wait for nothing more, and let whoever answers know."""
         self._end_waiting()
+        self._disconnect()
         super().connection_lost(exc)
+
+    def drop(self) -> None:
+        """Let go of the connection at once: what its reader did not take is thrown away."""
+        self._disconnect()
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse; then see whether a head is under way that takes too long, or too much."""
@@ -54,18 +62,29 @@ class BoundedHttp(HttpToolsProtocol):
         if self._received > MAX_HEAD:
             self.send_400_response("The headers are too large.")
         elif self._waiting is None:
-            self._waiting = self.heads.begin(self.transport.abort)
+            self._waiting = self.heads.begin(self.drop)
 
     def on_message_begin(self) -> None:
         """A head begins. Its request can drop the connection of a reader that does not read."""
         super().on_message_begin()
         self._in_head = True
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
+        self.scope["extensions"] = {ABORT: self.drop}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
         self._in_head = False
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _disconnect(self) -> None:
+        # Of pipelined requests uvicorn tells only the last one, and the first goes on writing.
+        self.pipeline.clear()
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def _end_waiting(self) -> None:
         self._received = 0
