@@ -182,7 +182,7 @@ class RunningNode:
         self.run("users", "add", "ada", "--scope", "orders:read", "--password-stdin", given=PASSWORD)
         self.run(
             "clients", "add", "Shop", "--client-id", "shop", "--public", "--first-party",
-            "--grant", "refresh_token", "--audience", "orders", "--scope", "orders:read",
+            "--audience", "orders", "--scope", "orders:read",
         )  # fmt: skip
 
     def client(self) -> httpx2.Client:

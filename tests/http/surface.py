@@ -27,14 +27,7 @@ from mintmark.ports.clock import Clock
 from mintmark.ports.store import Store
 from mintmark.server import document
 from mintmark.server.audit import Audit
-from mintmark.server.clients import Clients
-from mintmark.server.feed import RevocationFeed
-from mintmark.server.health import Health
-from mintmark.server.issuing import Issuing
-from mintmark.server.ring import RingFollower
-from mintmark.server.services import Services
-from mintmark.server.sessions import Sessions
-from mintmark.server.tokens import Tokens
+from mintmark.server.services import Services, compose
 from mintmark.signer.local import LocalSigner
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
@@ -199,37 +192,22 @@ async def surface(
     signer = LocalSigner(clock=clock)
     passwords = Argon2Hasher(workers=2, queue=hash_queue)
     audit = Audit(issuer=iss, node=node)
-    ring = RingFollower(iss, store=behind.keyring, bus=bus, clock=clock, timing=timing, audit=audit)
-    feed = RevocationFeed(iss, log=behind.revocations, bus=bus, clock=clock, audit=audit, limit=feed_limit)
-    issuing = Issuing(
-        node=node, ring=ring, signer=signer, clock=clock, entropy=SYSTEM_ENTROPY, timing=timing, audit=audit
-    )
-    sessions = Sessions(
+    services = compose(
         iss,
-        store=behind,
-        bus=bus,
-        issuing=issuing,
-        passwords=passwords,
-        entropy=SYSTEM_ENTROPY,
-        timing=timing,
-        audit=audit,
-    )
-    clients = Clients(iss, directory=behind.directory, audit=audit)
-    services = Services(
-        issuer=iss,
         node=node,
         timing=timing,
         algorithm=algorithm,
-        ring=ring,
-        feed=feed,
-        sessions=sessions,
-        clients=clients,
-        tokens=Tokens(clients=clients, sessions=sessions, issuing=issuing),
-        health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock),
-        audit=audit,
+        store=behind,
+        bus=bus,
+        signer=signer,
+        passwords=passwords,
         clock=clock,
+        entropy=SYSTEM_ENTROPY,
+        audit=audit,
+        followers=feed_limit,
         streams_per_address=streams_per_address,
     )
+    ring, feed = services.ring, services.feed
     app = create_app(services)
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url=iss) as http:

@@ -136,7 +136,7 @@ class _Demo:
         )
         await self._command(
             "clients", "add", "shop", "--client-id", "shop", "--public", "--first-party",
-            "--grant", "refresh_token", "--audience", _AUDIENCE, "--scope", _SCOPE,
+            "--audience", _AUDIENCE, "--scope", _SCOPE,
         )  # fmt: skip
         self._client_id = "shop"
         say('user "ada" and client "shop" added')

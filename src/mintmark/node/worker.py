@@ -21,18 +21,12 @@ import uvloop
 from mintmark.core.algorithm import Algorithm
 from mintmark.errors import MintmarkError
 from mintmark.http.app import create_app
+from mintmark.http.protocol import bounded_http
 from mintmark.node import logs
 from mintmark.node.link import Assignment, Line, Served, decode_assignment
 from mintmark.node.store import open_bus, open_passwords, open_store
 from mintmark.server.audit import Audit
-from mintmark.server.clients import Clients
-from mintmark.server.feed import RevocationFeed
-from mintmark.server.health import Health
-from mintmark.server.issuing import Issuing
-from mintmark.server.ring import RingFollower
-from mintmark.server.services import Services
-from mintmark.server.sessions import Sessions
-from mintmark.server.tokens import Tokens
+from mintmark.server.services import Services, compose
 from mintmark.signer.client import SignerClient
 from mintmark.signer.hardening import Profile, harden
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -62,7 +56,7 @@ async def work(listening: socket.socket, signing: socket.socket, line: Line) -> 
         config = uvicorn.Config(
             create_app(services),
             loop="none",
-            http="httptools",
+            http=bounded_http(SYSTEM_CLOCK),
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -105,47 +99,27 @@ async def work(listening: socket.socket, signing: socket.socket, line: Line) -> 
 @contextlib.asynccontextmanager
 async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIterator[Services]:
     """Everything that answers requests, over the backends that are configured."""
-    settings, node = assignment.settings, assignment.node
-    issuer, timing, clock, entropy = settings.issuer, settings.timing, SYSTEM_CLOCK, SYSTEM_ENTROPY
+    settings = assignment.settings
     async with (
         open_store(settings) as store,
         open_bus(settings) as bus,
         open_passwords(settings) as passwords,
     ):
-        signer = SignerClient(signing, clock=clock)
-        audit = Audit(node=node)
-        ring = RingFollower(issuer, store=store.keyring, bus=bus, clock=clock, timing=timing, audit=audit)
-        feed = RevocationFeed(
-            issuer, log=store.revocations, bus=bus, clock=clock, audit=audit, limit=_FOLLOWERS
-        )
-        issuing = Issuing(
-            node=node, ring=ring, signer=signer, clock=clock, entropy=entropy, timing=timing, audit=audit
-        )
-        sessions = Sessions(
-            issuer,
-            store=store,
-            bus=bus,
-            issuing=issuing,
-            passwords=passwords,
-            entropy=entropy,
-            timing=timing,
-            audit=audit,
-        )
-        clients = Clients(issuer, directory=store.directory, audit=audit)
+        signer = SignerClient(signing, clock=SYSTEM_CLOCK)
         try:
-            yield Services(
-                issuer=issuer,
-                node=node,
-                timing=timing,
+            yield compose(
+                settings.issuer,
+                node=assignment.node,
+                timing=settings.timing,
                 algorithm=Algorithm(settings.algorithm),
-                ring=ring,
-                feed=feed,
-                sessions=sessions,
-                clients=clients,
-                tokens=Tokens(clients=clients, sessions=sessions, issuing=issuing),
-                health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock),
-                audit=audit,
-                clock=clock,
+                store=store,
+                bus=bus,
+                signer=signer,
+                passwords=passwords,
+                clock=SYSTEM_CLOCK,
+                entropy=SYSTEM_ENTROPY,
+                audit=Audit(node=assignment.node),
+                followers=_FOLLOWERS,
             )
         finally:
             signer.close()

@@ -4,11 +4,16 @@ from dataclasses import dataclass
 
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.timing import Timing
-from mintmark.ports.clock import Clock
+from mintmark.ports.bus import Bus
+from mintmark.ports.clock import Clock, Entropy
+from mintmark.ports.passwords import PasswordHasher
+from mintmark.ports.signer import Signer
+from mintmark.ports.store import Store
 from mintmark.server.audit import Audit
 from mintmark.server.clients import Clients
 from mintmark.server.feed import RevocationFeed
 from mintmark.server.health import Health
+from mintmark.server.issuing import Issuing
 from mintmark.server.ring import RingFollower
 from mintmark.server.sessions import Sessions
 from mintmark.server.tokens import Tokens
@@ -33,3 +38,56 @@ class Services:
     clock: Clock
     streams_per_address: int = 256
     """How many streams of the feed one address may hold open at this process."""
+
+
+def compose(
+    issuer: Issuer,
+    *,
+    node: NodeId,
+    timing: Timing,
+    algorithm: Algorithm,
+    store: Store,
+    bus: Bus,
+    signer: Signer,
+    passwords: PasswordHasher,
+    clock: Clock,
+    entropy: Entropy,
+    audit: Audit,
+    followers: int,
+    streams_per_address: int = 256,
+) -> Services:
+    """The services of ``issuer`` over these ports; ``followers`` bounds the streams of the feed.
+
+    Nothing runs yet: whoever calls this runs ``ring.run()`` and ``feed.run()`` for as long as they serve.
+    """
+    ring = RingFollower(issuer, store=store.keyring, bus=bus, clock=clock, timing=timing, audit=audit)
+    feed = RevocationFeed(issuer, log=store.revocations, bus=bus, clock=clock, audit=audit, limit=followers)
+    issuing = Issuing(
+        node=node, ring=ring, signer=signer, clock=clock, entropy=entropy, timing=timing, audit=audit
+    )
+    sessions = Sessions(
+        issuer,
+        store=store,
+        bus=bus,
+        issuing=issuing,
+        passwords=passwords,
+        entropy=entropy,
+        timing=timing,
+        audit=audit,
+    )
+    clients = Clients(issuer, directory=store.directory, audit=audit)
+    return Services(
+        issuer=issuer,
+        node=node,
+        timing=timing,
+        algorithm=algorithm,
+        ring=ring,
+        feed=feed,
+        sessions=sessions,
+        clients=clients,
+        tokens=Tokens(clients=clients, sessions=sessions, issuing=issuing),
+        health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock),
+        audit=audit,
+        clock=clock,
+        streams_per_address=streams_per_address,
+    )
