@@ -187,6 +187,7 @@ def machine(code: ModuleType) -> type[KeyRings]:
 
 
 @pytest.mark.hypothesis
+@pytest.mark.timeout(3600)  # A failure takes minutes to be made small.
 def test_promises_hold_over_crashes_pauses_lags_and_races():
     """K1, K2, K3, K6, K7: whatever the nodes, the store and the caches do, no promise of the ring breaks."""
     search(KeyRings, steps=60, factor=5)

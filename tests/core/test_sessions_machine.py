@@ -126,6 +126,7 @@ def machine(code: ModuleType) -> type[Sessions]:
 
 
 @pytest.mark.hypothesis
+@pytest.mark.timeout(3600)  # A failure takes minutes to be made small.
 def test_promises_hold_over_lost_answers_tabs_thieves_and_restores():
     """R1 to R7: whoever presents whatever, whenever, no promise of the session breaks."""
     search(Sessions, steps=40, factor=5)
