@@ -230,6 +230,16 @@ async def test_close_finishes_what_is_queued(store, tmp_path):
     await peer.close()
 
 
+async def test_stopped_threads_take_no_work(store):
+    """STORE-2: whoever still holds the threads of a closed store is refused, and does not wait for ever."""
+    threads = store._threads
+    await store.close()
+    for submit in (threads.read(beat("a")), threads.write(beat("a"), single=True)):
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await submit
+    await threads.stop()
+
+
 # --- what breaks -----------------------------------------------------------------------------------
 
 
@@ -277,6 +287,16 @@ async def test_full_disk_keeps_what_it_says_it_keeps(store):
     assert (await store.keyring.read(OTHER)).members == ()
     await store.write(lambda c: driver(c).execute("PRAGMA max_page_count = 1000000").fetchall())
     assert await store.write(beat("later")) == 1
+
+
+async def test_file_that_vanished_does_not_come_back_empty(store, tmp_path):
+    """STORE-1: a store whose file was removed is unavailable, rather than new."""
+    for file in tmp_path.iterdir():
+        file.unlink()
+    for attempt in (store.write(beat("a")), store.now()):
+        with pytest.raises(StoreUnavailable, match="cannot be opened"):
+            await attempt
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_file_that_is_damaged_while_it_is_open(store, tmp_path):

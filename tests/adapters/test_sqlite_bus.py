@@ -115,6 +115,18 @@ async def test_write_lock_of_another_delays_no_look(bus, path):
         assert await listener.wait(LONG)
 
 
+async def test_wait_that_was_woken_leaves_no_timer(bus, path):
+    """However often a listener is woken, no timer of its waits is left behind."""
+    listener = bus.subscribe()
+    for _ in range(3):
+        waiting = asyncio.ensure_future(listener.wait(LONG))
+        await bus._clock.armed(within=LONG, beyond=1)
+        await bus.announce()
+        assert await waiting
+        await asyncio.sleep(0)
+    assert [span for span in bus._clock.armed_spans() if span > INTERVAL] == []
+
+
 async def test_second_waiter_is_a_mistake(bus):
     """One subscription is one listener: a second place would steal its wake-ups."""
     listener = bus.subscribe()

@@ -103,6 +103,10 @@ class BusConformance:
         assert await _settled(waiting[0]) is False
         await rig.bus.announce()
         assert await closed.wait(LONG) is False
+        unread = rig.bus.subscribe()
+        await rig.bus.announce()
+        unread.close()
+        assert await unread.wait(LONG) is False
         assert await _settled(waiting[1]) is True
         last = asyncio.ensure_future(other.wait(LONG))
         await rig.clock.armed(within=LONG, beyond=1)
