@@ -154,6 +154,27 @@ def test_the_latest_not_before_wins_in_any_order():
         assert len(listed) == 1
 
 
+def test_an_earlier_not_before_that_lasts_longer_is_kept():
+    """When the wider denial has expired, the narrower one that has not still denies its tokens."""
+    for order in ([(100, 500), (50, 900)], [(50, 900), (100, 500)]):
+        listed = Denylist()
+        for when, expires_at in order:
+            listed.apply(event(Kind.CLIENT, "c", expires_at, when))
+        listed.apply(event(Kind.CLIENT, "c", 400, 40))
+        assert len(listed) == 2
+        assert listed.prune(NumericDate(500)) == 1
+        for iat, kind in ((50, Kind.CLIENT), (51, None)):
+            assert asked(listed, Token(None, None, Kid("k"), ClientId("c"), NumericDate(iat))) is kind
+
+
+def test_what_denies_by_time_expires_to_the_second():
+    """A client's event is kept until its expires_at and no longer."""
+    listed = Denylist()
+    listed.apply(event(Kind.CLIENT, "c", 500, 100))
+    assert (listed.prune(NumericDate(499)), len(listed)) == (0, 1)
+    assert (listed.prune(NumericDate(500)), len(listed)) == (1, 0)
+
+
 def test_the_value_of_all_means_nothing():
     """An ``all`` event denies whatever text its value holds."""
     listed = Denylist()
@@ -173,6 +194,47 @@ def test_pruning_drops_what_has_expired_and_nothing_else():
     assert len(listed) == 0
     listed.apply(event(Kind.RID, "r", 1000))
     assert asked(listed, token) is Kind.RID
+
+
+def test_the_expired_are_not_denied_beside_the_living():
+    """A group that is gone denies nothing, also while its entries still lie in the table."""
+    listed = Denylist(width=Seconds(10))
+    for number in range(100):
+        listed.apply(event(Kind.RID, f"long{number}", 10_000))
+    listed.apply(event(Kind.RID, "short", 100))
+    before = listed.nbytes
+    assert listed.prune(NumericDate(100)) == 1
+    assert listed.nbytes == before, "nothing was rebuilt"
+    assert asked(listed, Token(Rid("short"), None, Kid("k"), None, NumericDate(0))) is None
+    assert asked(listed, Token(Rid("long5"), None, Kid("k"), None, NumericDate(0))) is Kind.RID
+    listed.apply(event(Kind.RID, "short", 10_000))
+    assert asked(listed, Token(Rid("short"), None, Kid("k"), None, NumericDate(0))) is Kind.RID
+    assert len(listed) == 101
+
+
+def test_both_hashes_count():
+    """An entry is found by its two hashes together: one that agrees without the other is a stranger."""
+    listed = Denylist()
+    listed.apply(event(Kind.RID, "r", 100))
+    table = listed._table
+    ((_, mark, other),) = (
+        entry
+        for entry in denylists.probe(Rid("r"), None, Kid("k"), None, NumericDate(0)).hashes
+        if entry[0] is Kind.RID
+    )
+    assert denylists._find(table, mark, other)
+    assert not denylists._find(table, mark, other ^ 1)
+    assert not denylists._find(table, mark + table.size, other)
+
+
+def test_memory_is_given_back():
+    """When most of what a table holds has expired, it becomes small again."""
+    listed = Denylist()
+    for number in range(5_000):
+        listed.apply(event(Kind.RID, f"r{number}", 1_000 if number else 100_000))
+    listed.prune(NumericDate(2_000))
+    assert len(listed) == 1
+    assert listed.nbytes < 1_024
 
 
 def test_an_event_that_comes_again_later_lives_longer():
@@ -212,6 +274,18 @@ def test_numbers_of_dead_groups_are_used_again():
         assert asked(listed, Token(Rid("always"), None, Kid("k"), None, NumericDate(0))) is Kind.RID
         assert len(listed) <= 12
     assert listed.nbytes < 4_096
+
+
+def test_numbers_of_dead_groups_are_used_again_in_a_full_table():
+    """Groups come and go beside a large living one without running out of numbers."""
+    listed = Denylist(width=Seconds(1))
+    for number in range(2_000):
+        listed.apply(event(Kind.RID, f"long{number}", 10**6))
+    for now in range(600):
+        listed.apply(event(Kind.JTI, f"j{now}", now + 1))
+        assert asked(listed, Token(None, Jti(f"j{now}"), Kid("k"), None, NumericDate(0))) is Kind.JTI
+        assert listed.prune(NumericDate(now + 1)) == 1
+    assert len(listed) == 2_000
 
 
 def traced(work: Callable[[], object]) -> int:

@@ -347,6 +347,8 @@ def test_an_issuer_is_trusted_once():
          {"client_id": "entra-v1", "scopes": {"User.Read", "Mail.Read"}}),
         ({"scope": DROP, "scp": ["a", "b"]}, {}, {"scopes": {"a", "b"}}),
         ({"scope": DROP, "scp": []}, {}, {"scopes": set()}),
+        ({"scope": " a  b "}, {}, {"scopes": {"a", "b"}}),
+        ({"scope": DROP, "scp": ""}, {}, {"scopes": set()}),
         ({"scope": DROP}, {}, {"scopes": set()}),
         ({"client_id": "first", "azp": "second"}, {}, {"client_id": "first"}),
         ({"token_use": "access", "typ": DROP}, {}, {"client_id": "spa"}),
