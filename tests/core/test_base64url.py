@@ -65,7 +65,7 @@ def test_any_bytes_agree_with_the_definition(text):
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 7, 16, 31, 32, 43, 63, 64, 65, 86, 127, 128, 130, 342])
 def test_every_byte_at_every_position(length):
-    """At no position of no length does a byte outside the alphabet pass: vector code has no soft spot."""
+    """VF9: at no position of any length does a byte outside the alphabet pass, in vector code neither."""
     body = bytes(ALPHABET[i % 64] for i in range(length - 1)) + b"A"
     if len(body) % 4 == 1:
         assert decoded(body) is None

@@ -46,7 +46,7 @@ def test_the_battery_is_broad():
 
 @pytest.mark.parametrize("case", hostile.CASES, ids=lambda case: f"{case.code.value}-{case.name}")
 def test_each_is_refused_with_its_code(case):
-    """Cold, warm, as text and as bytes: the same one code, an InvalidToken that quotes nothing of it."""
+    """VF12, VF9, TC3: cold, warm, as text and as bytes the same one code, and nothing of it quoted."""
     raw = case.make()
     spellings = [raw]
     if type(raw) is str and raw.isascii():

@@ -54,7 +54,7 @@ def reason(key: object) -> Reason:
 
 @pytest.mark.parametrize("key", GOOD, ids=lambda key: key["alg"])
 def test_a_published_key_reads_back_the_same(key):
-    """What a signer publishes loads as the same key under its thumbprint: members, order and all."""
+    """JM2: what a signer publishes loads as the same key under its thumbprint: members, order and all."""
     loaded = jwk.parse_jwk(key)
     assert list(loaded.jwk.items()) == list(key.items())
     assert loaded.kid == key["kid"] == jwk.thumbprint(key)
@@ -98,7 +98,7 @@ def test_equality_is_name_material_and_algorithm():
     ],
 )
 def test_every_key_is_pinned_to_one_algorithm(key, alg):
-    """Entra publishes no alg: an RSA key is then for RS256, EC for ES256, OKP for EdDSA."""
+    """KY2, VF3. Entra publishes no alg: an RSA key is then for RS256, EC for ES256, OKP for EdDSA."""
     assert jwk.parse_jwk(key).alg is alg
     assert jwk.parse_jwk(key).jwk["alg"] == alg.value
 
@@ -189,7 +189,7 @@ def test_a_key_without_kid_is_named_by_its_thumbprint():
     ids=lambda value: value.value if isinstance(value, Reason) else "",
 )
 def test_each_reason_has_its_key(key, expected):
-    """One defect, one reason; what is merely other is skipped, what is wrong is an incident."""
+    """VF3, KY1: one defect, one reason; what is merely other is skipped, what is wrong is an incident."""
     assert reason(key) is expected
     skipped = {Reason.OTHER_KTY, Reason.OTHER_CRV, Reason.OTHER_ALG, Reason.OTHER_USE, Reason.REPEATED}
     assert expected.incident is (expected not in skipped)
@@ -295,7 +295,7 @@ def test_no_thumbprint_of_what_is_no_key(key):
     ],
 )
 def test_what_can_be_a_kid(kid, good):
-    """1 to 128 printable ASCII characters."""
+    """VF11: 1 to 128 printable ASCII characters, so never a path, a line of a log or a control sequence."""
     assert jwk.is_kid(kid) is good
 
 

@@ -42,7 +42,7 @@ def test_an_es256_signature_is_r_and_s():
 
 @pytest.mark.parametrize("alg", list(Algorithm))
 def test_a_signature_verifies_under_its_own_key_alone(alg):
-    """No other algorithm's key takes it, and no other message."""
+    """VF3: no other algorithm's key takes it, and no other message."""
     message = b"message"
     signature = jws.sign(alg, forge.PRIVATE[alg], message)
     for other, public in forge.PUBLIC.items():
@@ -92,7 +92,7 @@ def test_a_private_key_signs_its_own_algorithm_alone():
     ],
 )
 def test_typ_is_a_media_type(typ, read):
-    """RFC 7515 s.4.1.9: without case, and with ``application/`` left out."""
+    """VF7, RFC 7515 s.4.1.9: without case, and with ``application/`` left out."""
     assert jws.parse_header(forge.to_json({"alg": "ES256", "typ": typ})).typ == read
 
 

@@ -73,7 +73,7 @@ def test_types_are_kept(value):
     ],
 )
 def test_duplicate_members_are_refused(text):
-    """RFC 7519 s.4, RFC 7493 s.2.3: a member comes once in an object, however it is spelled or nested."""
+    """VF10, RFC 7519 s.4, RFC 7493 s.2.3: a member comes once in an object, however spelled or nested."""
     assert is_refused(text.encode())
 
 

@@ -285,7 +285,7 @@ def test_a_policy_sets_its_own_numbers():
 
 
 def test_any_of_several_audiences_will_do():
-    """A service of two names takes tokens for either and for neither other."""
+    """VF6: a service of two names takes tokens for either and for neither other."""
     trusted = forge.trusted(forge.trust(policy=forge.policy(audiences=frozenset({"a", "b"}))))
     for aud in ("a", ["b"], ["x", "a"]):
         assert accepts(token(claims(aud=aud)), trusted, NOW)
