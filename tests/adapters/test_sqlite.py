@@ -294,9 +294,52 @@ async def test_file_that_vanished_does_not_come_back_empty(store, tmp_path):
     for file in tmp_path.iterdir():
         file.unlink()
     for attempt in (store.write(beat("a")), store.now()):
-        with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        with pytest.raises(StoreUnavailable, match="No such file"):
             await attempt
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_file_that_was_removed_under_open_connections_answers_nothing(store, tmp_path):
+    """I7: connections that worked go on with no file that nobody else can see."""
+    await store.write(beat("a"))
+    await store.read(lambda connection: connection.execute(text("SELECT 1")).one())
+    for file in tmp_path.iterdir():
+        file.unlink()
+    for attempt in (store.write(beat("b")), store.now()):
+        with pytest.raises(StoreUnavailable, match="No such file"):
+            await attempt
+
+
+async def test_backup_that_is_moved_into_place_is_what_is_read(store, tmp_path):
+    """I7, F38: after a restore under a running store, it reads and writes what everybody else does."""
+    (path,) = tmp_path.glob("*.db")
+    await store.write(beat("before"))
+    backup = tmp_path / "backup"
+    with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(backup)) as copied:
+        live.backup(copied)
+    await store.write(beat("lost"))
+    for file in tmp_path.glob("*.db*"):
+        file.unlink()
+    backup.rename(path)
+    await store.write(beat("after"))
+    statement = text("SELECT node FROM nodes ORDER BY node")
+    seen = await store.read(lambda connection: connection.execute(statement).scalars().all())
+    with closing(sqlite3.connect(path)) as other:
+        assert seen == [node for (node,) in other.execute(str(statement))] == ["after", "before"]
+
+
+async def test_commit_to_a_file_that_was_replaced_meanwhile_is_not_answered(store, tmp_path):
+    """STORE-1: what was written to a file that is gone at the commit is unavailable, not done."""
+    (path,) = tmp_path.glob("*.db")
+    await store.write(beat("a"))
+
+    def replaced(connection: Connection) -> None:
+        beat("b")(connection)
+        shutil.copy(path, tmp_path / "copy")
+        (tmp_path / "copy").rename(path)
+
+    with pytest.raises(StoreUnavailable, match="replaced"):
+        await store.write(replaced)
 
 
 async def test_file_that_is_damaged_while_it_is_open(store, tmp_path):

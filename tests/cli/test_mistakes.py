@@ -229,7 +229,7 @@ def test_store_that_cannot_be_opened_is_one_line_and_status_69(cli, monkeypatch,
 
 def test_read_only_folder_is_one_line(shop, monkeypatch):
     """Where nothing can be written the store is away; root writes everywhere, so access(2) is asked."""
-    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
+    monkeypatch.setattr(os, "access", lambda _, mode, **__: not mode & os.W_OK)
     result = shop("users", "list")
     assert result.status == 69
     assert len(result.lines) == 1

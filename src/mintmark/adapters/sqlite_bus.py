@@ -13,6 +13,7 @@ from typing import Final
 
 from sqlalchemy import make_url
 
+from mintmark.adapters.sql.sqlite import file_identity
 from mintmark.adapters.wakeup import Subscription, Subscriptions
 from mintmark.errors import ConfigurationError
 from mintmark.ports.clock import Clock
@@ -30,6 +31,7 @@ class SqliteBus:
         self._subscriptions = Subscriptions(clock)
         self._connection: sqlite3.Connection | None = None
         self._connections = 0
+        self._identity: tuple[int, int] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -71,11 +73,14 @@ class SqliteBus:
         Numbers of two connections cannot be compared, so a new connection is a change.
         """
         try:
-            if self._connection is None:
+            identity = file_identity(self._path)
+            if self._connection is None or identity != self._identity:
+                self._disconnect()
                 self._connection = _connect(self._path)
+                self._identity = identity
                 self._connections += 1
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
-        except sqlite3.Error:
+        except (sqlite3.Error, OSError):
             self._disconnect()
             return None
         return self._connections, version

@@ -89,7 +89,13 @@ class SqliteStore:
         """
         if self._threads is None:
             await asyncio.to_thread(self._prepare)
-            self._threads = Threads(self._connect, self._translate, readers=_READERS, name=str(self._path))
+            self._threads = Threads(
+                self._connect,
+                self._translate,
+                identity=lambda: file_identity(self._path),
+                readers=_READERS,
+                name=str(self._path),
+            )
 
     async def close(self) -> None:
         """Finish what is queued, and let go of the file; may be called twice."""
@@ -174,6 +180,15 @@ def from_url(url: str, *, clock: Clock, entropy: Entropy) -> SqliteStore:
     if not database or database == ":memory:":
         raise ConfigurationError("store", "an SQLite store is a file: sqlite:///path")
     return SqliteStore(Path(database), clock=clock, entropy=entropy)
+
+
+def file_identity(path: Path) -> tuple[int, int]:
+    """Which file is at ``path`` now: one that was removed and restored is another one. Raises OSError.
+
+    Asked by name and without opening it: to close it again would drop SQLite's locks (POSIX).
+    """
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def create_file(path: Path) -> None:

@@ -71,10 +71,18 @@ class Threads:
     it broke. Start once, stop once."""
 
     def __init__(
-        self, connect: Callable[[bool], Connection], errors: Errors, *, readers: int, name: str
+        self,
+        connect: Callable[[bool], Connection],
+        errors: Errors,
+        *,
+        identity: Callable[[], object],
+        readers: int,
+        name: str,
     ) -> None:
+        """``identity`` tells which file a new connection would open; raises OSError where there is none."""
         self._connect = connect
         self._errors = errors
+        self._identity = identity
         self.name: Final = name
         self._writes: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
@@ -158,6 +166,7 @@ class _Worker:
         self._begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
         self._most = _WRITES_AT_ONCE if writes else _READS_AT_ONCE
         self._connection: Connection | None = None
+        self._identity: object = None
 
     def run(self) -> None:
         """Work until the queue says that it is the end."""
@@ -186,25 +195,40 @@ class _Worker:
     def _transact(self, tasks: Sequence[_Task]) -> list[tuple[_Task, Any]]:
         """Run ``tasks`` in one transaction; each with its result or error, once that is committed."""
         try:
-            if self._connection is None:
-                self._connection = self._threads._connect(self._writes)  # noqa: SLF001 - one unit
-            raw = driver(self._connection)
+            connection = self._connect()
+            raw = driver(connection)
             self._enter(raw)
             outcomes = []
             for task in tasks:
                 if task.future.done():
                     continue  # told meanwhile that it is unavailable: then better not done at all
-                outcomes.append((task, self._attempt(self._connection, raw, task)))
+                outcomes.append((task, self._attempt(connection, raw, task)))
                 if not raw.in_transaction:
                     # A full disk and the like may roll back the whole transaction, not only the statement.
                     lost = StoreUnavailable(f"{self._threads.name}: a transaction was rolled back")
                     return [*self._failed([t for t in tasks if t is not task], lost), outcomes[-1]]
+            if self._writes and self._threads._identity() != self._identity:  # noqa: SLF001
+                moved = StoreUnavailable(f"{self._threads.name}: the file was replaced")
+                return self._failed(tasks, moved)
             raw.execute("COMMIT")
         except (sqlite3.Error, SQLAlchemyError, OSError) as error:
             return self._failed(tasks, self._threads._errors(error))  # noqa: SLF001
         except MintmarkError as error:
             return self._failed(tasks, error)
         return outcomes
+
+    def _connect(self) -> Connection:
+        """The connection to the file that is there now.
+
+        One that was opened before the file was removed, or replaced by a backup, would go on answering
+        from what nobody else can see, and what it commits would be gone.
+        """
+        identity = self._threads._identity()  # noqa: SLF001 - one unit
+        if self._connection is None or identity != self._identity:
+            self._drop()
+            self._connection = self._threads._connect(self._writes)  # noqa: SLF001
+            self._identity = identity
+        return self._connection
 
     def _enter(self, raw: sqlite3.Connection) -> None:
         for left in range(LOCK_SLICES if self._writes else 1, 0, -1):
