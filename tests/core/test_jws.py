@@ -3,6 +3,7 @@
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.core import forge
@@ -38,6 +39,24 @@ def test_an_es256_signature_is_r_and_s():
     """RFC 7518 s.3.4: 64 octets, never DER, also where r or s begins with zeros."""
     lengths = {len(jws.sign(Algorithm.ES256, forge.PRIVATE[Algorithm.ES256], bytes([i]))) for i in range(200)}
     assert lengths == {64}
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32), st.integers(0, 3))
+def test_der_is_what_the_library_writes(r, s, zeros):
+    """For any r and s, with any leading zeros and signs, our DER is the library's, octet for octet."""
+    for first, second in ((r, s), (bytes(zeros) + r[zeros:], s), (r, bytes(zeros) + s[zeros:])):
+        expected = encode_dss_signature(int.from_bytes(first), int.from_bytes(second))
+        assert jws.to_der(first + second) == expected
+
+
+@pytest.mark.parametrize("first", [0, 1, 127, 128, 255])
+@pytest.mark.parametrize("second", [0, 1, 127, 128, 255])
+def test_der_at_the_edges_of_sign_and_length(first, second):
+    """The first octets decide on zeros before r and s; each combination is the library's."""
+    for rest in (bytes(31), b"\x80" + bytes(30), b"\xff" * 31):
+        signature = bytes([first]) + rest + bytes([second]) + rest
+        expected = encode_dss_signature(int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
+        assert jws.to_der(signature) == expected
 
 
 @pytest.mark.parametrize("alg", list(Algorithm))

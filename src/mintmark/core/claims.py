@@ -33,13 +33,15 @@ class Revocation(StrEnum):
     """The issuer has no feed: the token is good until ``exp``."""
 
 
-class AccessToken(msgspec.Struct, frozen=True):
+class AccessToken(msgspec.Struct, frozen=True, gc=False):
     """A verified access token.
 
     Times are NumericDates. ``client_id`` and ``jti`` are None only under the profile ``jwt``. ``aud``
     holds what the audience claim held. ``claims`` is the whole payload, read-only at its top level;
     what is nested in it belongs to this token alone and should not be changed.
     """
+
+    # gc=False: a frozen value made of JSON is in no cycle, so the collector need not visit it.
 
     iss: Issuer
     sub: Sub
@@ -94,21 +96,19 @@ def access_token(
     claims: dict[str, Any],
     policy: Policy,
     now: NumericDate,
-    aud: tuple[str, ...],
     *,
+    aud: tuple[str, ...],
+    exp: int,
     kid: Kid,
     revocation: Revocation,
 ) -> AccessToken:
     """The token that ``claims`` are, if each is of its type and the times make sense (steps 10 and 11).
 
-    ``iss`` and ``exp`` were compared and ``aud`` read before. Raises InvalidToken (``missing_claim``,
+    ``iss``, ``aud``, ``exp`` and ``nbf`` were checked before. Raises InvalidToken (``missing_claim``,
     ``bad_claim``, ``lifetime_too_long``, ``issued_in_future``, ``not_access_token``,
     ``sender_constrained``).
     """
     # Written out, without a helper for each claim: a call costs more than the check that it makes.
-    exp = claims.get("exp")
-    if type(exp) is not int:
-        refuse_claim(claims, "exp")
     iat = claims.get("iat")
     if type(iat) is not int:
         refuse_claim(claims, "iat")
@@ -139,7 +139,7 @@ def access_token(
         client_id = _first_text(claims, "client_id", "azp", "appid")
         jti = _first_text(claims, "jti")
         scopes = _foreign_scopes(claims)
-    rid = auth_time = acr = nbf = None
+    rid = auth_time = acr = None
     amr: tuple[str, ...] = ()
     if "rid" in claims:
         rid = claims["rid"]
@@ -161,8 +161,6 @@ def access_token(
         acr = claims["acr"]
         if type(acr) is not str or not acr:
             refuse_claim(claims, "acr")
-    if "nbf" in claims:
-        nbf = time_of(claims, "nbf")
     if "cnf" in claims:
         # RFC 7800 s.3.1: whoever merely shows such a token has not proved that it is his.
         raise InvalidToken(Code.SENDER_CONSTRAINED, "cnf binds the token to a key, which no bearer proves")
@@ -180,7 +178,7 @@ def access_token(
         auth_time,
         amr,
         acr,
-        nbf,
+        claims.get("nbf"),
         kid,
         revocation,
         MappingProxyType(claims),

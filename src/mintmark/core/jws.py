@@ -42,6 +42,12 @@ _PSS: Final = PSS(MGF1(_SHA256), 32)
 _ECDSA: Final = ECDSA(_SHA256)
 _ENCODER: Final = msgspec.json.Encoder()
 _DOT: Final = ord(".")
+# What precedes r and s in DER, by whether they need a zero before their first octet.
+_DER_S: Final = (b"\x02\x20", b"\x02\x21\0")
+_DER_R: Final = (
+    (b"\x30\x44\x02\x20", b"\x30\x45\x02\x20"),
+    (b"\x30\x45\x02\x21\0", b"\x30\x46\x02\x21\0"),
+)
 # Looking up a member of an enum takes longer than comparing with it.
 _RS256: Final = Algorithm.RS256
 _ES256: Final = Algorithm.ES256
@@ -119,8 +125,7 @@ def verify(key: PublicKey, message: bytes, signature: bytes) -> None:
         if alg is _ES256:
             # Exactly r and s: the library wants DER, and DER must never come in from outside.
             if len(signature) == 64:
-                der = encode_dss_signature(int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
-                public.verify(der, message, _ECDSA)
+                public.verify(to_der(signature), message, _ECDSA)
                 return
         elif alg is _EDDSA:
             public.verify(signature, message)
@@ -131,6 +136,16 @@ def verify(key: PublicKey, message: bytes, signature: bytes) -> None:
     except InvalidSignature:
         pass
     raise InvalidToken(Code.BAD_SIGNATURE, "the signature is not this key's")
+
+
+def to_der(signature: bytes) -> bytes:
+    """The DER form (RFC 3279 s.2.2.3) of r and s in 32 octets each."""
+    r, s = signature[0], signature[32]
+    if r and s:
+        # Neither begins with a zero octet, as in all but one of 128: each is its 32 octets, after a zero
+        # where the first bit would be read as a sign. Four times as fast as through two integers.
+        return b"%b%b%b%b" % (_DER_R[r > 127][s > 127], signature[:32], _DER_S[s > 127], signature[32:])
+    return encode_dss_signature(int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
 
 
 def parse(raw: object, *, max_size: int = MAX_SIZE) -> Jws:

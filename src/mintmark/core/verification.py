@@ -29,7 +29,7 @@ each part, and at most one signature.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from mintmark.core import base64url, jws, strict_json
 from mintmark.core.algorithm import Algorithm
@@ -169,6 +169,9 @@ def verify(
     if header is None:
         header = jws.parse_header(header_bytes)
         _check_header(header, trusted.algorithms, trusted.typs)
+    kid = header.kid
+    if kid is None:
+        raise InvalidToken(Code.BAD_KID, "kid is missing")
     # 5
     try:
         claims = strict_json.decode(payload)
@@ -205,15 +208,18 @@ def verify(
     check_exp(exp, policy, now)
     if "nbf" in claims and time_of(claims, "nbf") > now + policy.leeway:
         raise InvalidToken(Code.NOT_YET_VALID, "nbf has not come")
-    # 8 and 9
-    if key is None:
-        key = _key(header, claims, trust, aud, now)
+    # 8 and 9; an absent key waits until 10 and 11 have passed: what is wrong in itself is worth no fetch.
+    if key is not None:
         jws.verify(key, message, signature)
-        trusted.remember(header_part, header, key, proven)
     else:
-        jws.verify(key, message, signature)
+        key = _key(kid, header, trust)
+        if key is not None:
+            jws.verify(key, message, signature)
+            trusted.remember(header_part, header, key, proven)
     # 10 and 11
-    token = access_token(claims, policy, now, aud, kid=key.kid, revocation=trust.revocation)
+    token = access_token(claims, policy, now, aud=aud, exp=exp, kid=kid, revocation=trust.revocation)
+    if key is None:
+        raise KeyAbsent(policy.issuer, kid, header.alg, token.iat)
     # 12 and 13
     admit(token, trust, scopes, fresh_revocation)
     return token
@@ -260,27 +266,14 @@ def _check_header(header: jws.Header, algorithms: frozenset[Algorithm], typs: fr
         raise InvalidToken(Code.ALG_NOT_ALLOWED, "alg is not allowed for this issuer")
     if header.typ not in typs:
         raise InvalidToken(Code.TYP_NOT_ALLOWED, "typ is not an access token's")
-    if header.kid is None:
-        raise InvalidToken(Code.BAD_KID, "kid is missing")
 
 
-def _key(
-    header: jws.Header, claims: dict[str, Any], trust: Trust, aud: tuple[str, ...], now: NumericDate
-) -> PublicKey:
-    """The issuer's key that ``header`` names, for the algorithm that it names (step 8).
-
-    Without it steps 10 and 11 go first, and only then KeyAbsent: a token that is wrong in itself is worth
-    no fetch.
-    """
-    kid, policy = header.kid, trust.policy
-    if kid is None:
-        raise InvalidToken(Code.BAD_KID, "kid is missing")
+def _key(kid: Kid, header: jws.Header, trust: Trust) -> PublicKey | None:
+    """The issuer's key ``kid``, for the algorithm that ``header`` names (step 8); None if it is not known."""
     key = trust.keys.get(kid)
     if key is None:
-        if policy.thumbprint_kids and not is_thumbprint(kid):
+        if trust.policy.thumbprint_kids and not is_thumbprint(kid):
             raise InvalidToken(Code.UNKNOWN_KID, "kid has not the shape of this issuer's keys")
-        token = access_token(claims, policy, now, aud, kid=kid, revocation=trust.revocation)
-        raise KeyAbsent(policy.issuer, kid, header.alg, token.iat)
-    if key.alg is not header.alg:
+    elif key.alg is not header.alg:
         raise InvalidToken(Code.ALG_MISMATCH, "the key is for another algorithm than the header names")
     return key
