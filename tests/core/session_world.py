@@ -151,7 +151,7 @@ class World:
     # --- what the world saw of it --------------------------------------------------------------------
 
     def in_grace(self, at: int) -> bool:
-        return self.last is not None and at - self.last.at < TIMING.refresh_grace
+        return self.last is not None and at - self.last.at <= TIMING.refresh_grace
 
     def _redeemed(self, request: Request, change: Any, *, lost: bool) -> None:
         presented, answer = request.token.generation, change.token

@@ -23,7 +23,8 @@ from mintmark.core.timing import Timing
 from mintmark.units import ClientId, Issuer, Kid, NumericDate, Seconds, Sub
 
 TIMING = Timing()
-GRACE, RETRY = TIMING.refresh_grace, TIMING.refresh_retry
+# Times are whole seconds, rounded down: the last second of the grace is a whole one.
+GRACE, RETRY = TIMING.refresh_grace + 1, TIMING.refresh_retry
 NOW = NumericDate(1_000_000)
 CLIENT = ClientId("web")
 BEGIN = SessionStart(

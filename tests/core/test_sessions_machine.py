@@ -137,7 +137,7 @@ RETRIES = "if not session.presented and now < spent_at + timing.refresh_retry:"
 PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     "there is no grace": (
         "R2: not the same successor within the grace",
-        ("abs(now - session.rotated_at) < timing.refresh_grace", "False"),
+        ("abs(now - session.rotated_at) <= timing.refresh_grace", "False"),
     ),
     "the newest token rotates within the grace": (
         "R2: not the same successor within the grace",
@@ -153,7 +153,7 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     ),
     "the grace never ends": (
         "R2: outside the grace the answer is a new token|R2: a replacement",
-        ("abs(now - session.rotated_at) < timing.refresh_grace", "True"),
+        ("abs(now - session.rotated_at) <= timing.refresh_grace", "True"),
     ),
     "grace for any ancestor": (
         "R2: the row does not fit a genuine token",

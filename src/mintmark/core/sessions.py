@@ -236,7 +236,8 @@ def decide(
     if client_id != session.client_id:
         return Refusal.OTHER_CLIENT
     # On both sides: a clock that was set back must not stretch the window in which a parent may return.
-    within_grace = abs(now - session.rotated_at) < timing.refresh_grace
+    # The last second counts: times are rounded down, and two tabs must get the whole of the grace.
+    within_grace = abs(now - session.rotated_at) <= timing.refresh_grace
     if token.generation == session.generation:
         if within_grace and session.generation != FIRST:
             return _repeat(session, token, token, timing, now)
