@@ -1,6 +1,7 @@
 """What stops a node from starting is one line that says what and where; what does not stop it is no trap."""
 
 import os
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -150,3 +151,33 @@ def test_second_signal_ends_a_node_that_waits(tmp_path):
             running.process.terminate()
             until(lambda: running.process is not None and running.process.poll() is not None, "it left")
         assert running.process.returncode == 0
+
+
+def test_leaving_node_refuses_new_connections_at_once(tmp_path):
+    """While a request that does not end holds a node back, nobody new waits for what cannot come."""
+    with running_node(tmp_path) as running, socket.create_connection(("127.0.0.1", running.port)) as slow:
+        slow.sendall(b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx")
+        assert running.process is not None
+        running.process.terminate()
+
+        def is_refused() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", running.port), timeout=5).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until(is_refused, "new connections are refused")
+        assert running.process.poll() is None, "it still waits for the request that it has begun"
+        running.process.terminate()
+        assert running.process.wait(60) == 0
+
+
+def test_head_that_never_ends_is_let_go(tmp_path):
+    """RL3, F34: an endless header is cut off by a real node, which answers others meanwhile."""
+    with running_node(tmp_path) as running, socket.create_connection(("127.0.0.1", running.port)) as endless:
+        endless.settimeout(30)
+        endless.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Endless: ")
+        with pytest.raises(ConnectionError):
+            endless.sendall(b"a" * 100_000_000)
+        assert running.http.get("/livez").status_code == 200

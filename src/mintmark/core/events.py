@@ -41,6 +41,7 @@ class EventName(StrEnum):
     CLIENT_REFUSED = "client.refused"
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - the name of an event
     FEED_STALE = "feed.stale"
+    ROWS_PRUNED = "rows.pruned"
     REQUEST_DEFERRED = "request.deferred"
     REQUEST_FAILED = "request.failed"
     USER_ADDED = "user.added"

@@ -27,6 +27,7 @@ from mintmark.ports.store import Store
 from mintmark.server.agreement import agree
 from mintmark.server.audit import Audit
 from mintmark.server.document import JWKS_PATH, path_of
+from mintmark.server.pruning import prune
 from mintmark.server.rotation import Rotation
 from mintmark.server.settings import Settings
 from mintmark.signer.hardening import Profile, harden
@@ -134,6 +135,9 @@ class _Node:
         )
         tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._rotate(running)),
+            asyncio.create_task(
+                prune(self._settings.issuer, store=self._store, clock=SYSTEM_CLOCK, audit=running.audit)
+            ),
             *(
                 asyncio.create_task(self._keep_worker(running, place))
                 for place in range(self._settings.workers)
@@ -226,6 +230,10 @@ class _Node:
 
     async def _end(self, running: _Running, stop: _Stop) -> None:
         """Stop serving, then signing, then say so; a second signal cuts the first part short."""
+        if stop.asked.is_set():
+            # With the last copy of the socket new connections are refused, which a client tries elsewhere;
+            # while one copy is open they would wait for nobody. Another node of ours needs it, though.
+            self._listening.close()
         ending = [asyncio.create_task(worker.stop()) for worker in running.workers]
         hurried = asyncio.create_task(_kill_when(stop.hurried, tuple(running.workers)))
         await asyncio.gather(*ending)

@@ -52,11 +52,14 @@ async def work(listening: socket.socket, signing: socket.socket, line: Line) -> 
         return 1
     assignment = decode_assignment(first)
     logs.configure(assignment.settings)
+    # It warns of every malformed request, so any stranger could fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     async with _services(assignment, signing) as services:
         config = uvicorn.Config(
             create_app(services),
             loop="none",
             http=bounded_http(SYSTEM_CLOCK),
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,

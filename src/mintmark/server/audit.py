@@ -11,6 +11,7 @@ _QUIET: Final = frozenset(
     {
         EventName.LEASE_RENEWED,
         EventName.TOKEN_ISSUED,
+        EventName.ROWS_PRUNED,
         EventName.SESSION_REFRESHED,
         # While the store is away every request is one: its first failure was reported.
         EventName.REQUEST_DEFERRED,

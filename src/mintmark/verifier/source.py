@@ -175,7 +175,15 @@ class Source:
         return int.from_bytes(self._entropy.token_bytes(7)) / 2**56
 
     def discovered(self, found: Discovery) -> None:
-        """The discovery document was read."""
+        """The discovery document was read; a feed that was known once stays known.
+
+        One old copy of the document, from before there was a feed, would else accept every token that was
+        revoked. Where the feed is really gone it fails, and ``on_stale`` decides.
+        """
+        known = self.discovery
+        if found.feed is None and known is not None and known.feed is not None:
+            found = replace(found, feed=known.feed, stream=known.stream)
+            self.reporter.incident("feed_withdrawn")
         mintmark = found.feed is not None
         self.discovery = found
         self.discovered_at = self.clock.monotonic()
