@@ -357,6 +357,25 @@ def test_an_issuer_without_a_feed_says_unsupported(plain_issuer, follow):
     assert refusal(verifier, plain_issuer.mint(), fresh_revocation=True) == "revocation_stale"
 
 
+def test_a_discovery_document_without_the_feed_takes_nothing_back(issuer, follow, recorder, clock):
+    """An old copy of the document neither accepts who was logged out nor turns the feed off."""
+    verifier = followed(issuer, follow, recorder, on_stale="deny")
+    issuer.revoke(rid="session-1")
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    issuer.discovery |= {"mintmark_feed": None, "mintmark_feed_stream": None}
+    clock.advance(3600)
+    issuer.wait_for_requests("discovery", 2)
+    recorder.wait_for(EventName.INCIDENT, code="feed_withdrawn")
+    recorder.pass_until(clock, EventName.FEED_RESTORED)
+    assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"
+    assert verifier.verify(issuer.mint()).revocation == "checked"
+    issuer.revoke(rid="session-2")
+    recorder.wait_for(EventName.REVOCATION_APPLIED, 2)
+    assert refusal(verifier, issuer.mint(rid="session-2")) == "revoked"
+    assert refusal(verifier, issuer.mint(header={"kid": "not-a-thumbprint"})) == "unknown_kid"
+    assert issuer.requests("jwks") == 2
+
+
 def test_another_issuers_page_is_not_believed(issuer, follow):
     """The feed must name the issuer, like every document."""
     with FakeIssuer(clock=issuer.clock) as other:
