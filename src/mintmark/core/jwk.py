@@ -4,7 +4,6 @@ Each key is pinned to one algorithm when it is loaded, and named: by its ``kid``
 (RFC 7638) where it has none. A key that cannot be used is reported and never stops its neighbours.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 )
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from mintmark.core import base64url, strict_json
 from mintmark.core.algorithm import Algorithm
@@ -152,7 +151,9 @@ def thumbprint(jwk: Mapping[str, Any]) -> Kid:
         raise UnusableKey(Reason.OTHER_KTY)
     # Values are base64url or curve names; anything that JSON would escape is no such value.
     parts = [f'"{name}":"{_text(jwk, name)}"' for name in names]
-    return Kid(base64url.encode(hashlib.sha256(("{" + ",".join(parts) + "}").encode()).digest()))
+    digest = Hash(SHA256())
+    digest.update(("{" + ",".join(parts) + "}").encode())
+    return Kid(base64url.encode(digest.finalize()))
 
 
 def parse_jwk(jwk: Mapping[str, Any], *, rsa_alg: Algorithm = Algorithm.RS256) -> PublicKey:
@@ -230,9 +231,11 @@ def public_key(key: KeyObject, alg: Algorithm) -> PublicKey:
         case EllipticCurvePublicKey():
             if not isinstance(key.curve, SECP256R1):
                 raise UnusableKey(Reason.OTHER_CRV)
-            point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+            point = key.public_numbers()
             members |= {"kty": "EC", "crv": "P-256"}
-            members |= {"x": base64url.encode(point[1:33]), "y": base64url.encode(point[33:])}
+            members |= {
+                name: base64url.encode(value.to_bytes(32)) for name, value in (("x", point.x), ("y", point.y))
+            }
         case Ed25519PublicKey():
             members |= {"kty": "OKP", "crv": "Ed25519", "x": base64url.encode(key.public_bytes_raw())}
         case _:
