@@ -112,6 +112,35 @@ def test_a_304_renews_the_keys_with_the_headers_that_were_stored():
 
 
 @pytest.mark.parametrize(
+    ("etag", "kept"),
+    [
+        ('"1"', '"1"'),
+        ('W/"1"', 'W/"1"'),
+        ("x" * 512, "x" * 512),
+        ("x" * 513, None),
+        ('"\xe9"', None),
+        ('"\u20ac"', None),
+        ('"a\nb"', None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_only_an_etag_that_can_be_sent_back_is_kept(etag, kept):
+    """RFC 9110 s.8.8.3 lets it hold bytes that no client can write into a request: they end no fetch."""
+    assert parse_freshness(None, None, etag).etag == kept
+
+
+def test_after_a_failure_the_set_is_asked_for_without_condition():
+    """Whatever it is about the condition that fails, it fails once."""
+    cache = cache_with(KEYS)
+    assert cache.etag == '"1"'
+    fail(cache, 240)
+    assert cache.etag is None
+    load(cache, KEYS, 300)
+    assert cache.etag == '"1"'
+
+
+@pytest.mark.parametrize(
     ("cache_control", "age", "expected"),
     [
         (None, None, (None, 0)),

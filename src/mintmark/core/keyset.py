@@ -28,6 +28,7 @@ from mintmark.units import Kid, NumericDate, Seconds
 K = TypeVar("K")
 
 _LONG: Final = 2**31
+_MAX_ETAG: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,14 @@ def parse_freshness(cache_control: str | None, age: str | None, etag: str | None
     return Freshness(
         max_age=None if max_age is None else Seconds(max_age),
         age=Seconds(_delta_seconds(age or "") or 0),
-        etag=etag or None,
+        etag=etag if etag and _can_be_sent(etag) else None,
     )
+
+
+def _can_be_sent(etag: str) -> bool:
+    # RFC 9110 s.8.8.3 allows bytes from 0x80 on, which clients read and cannot write: with such a condition
+    # no request would ever leave again.
+    return len(etag) <= _MAX_ETAG and etag.isascii() and etag.isprintable()
 
 
 def _delta_seconds(text: str) -> int | None:
@@ -293,9 +300,11 @@ class KeyCache(Generic[K]):
     def failed(self, now: Instant, random: float) -> None:
         """The attempt failed, or its document was rejected: what was loaded last stays.
 
-        The next one follows after 1, 2, 4 … 60 s, each drawn evenly from the span (full jitter).
+        The next one follows after 1, 2, 4 … 60 s, each drawn evenly from the span (full jitter), and is
+        unconditional: the condition may be what failed.
         """
         self._began_at = None
+        self.etag = None
         span = min(self.policy.backoff_max, self.policy.backoff * 2 ** min(self._failures, 16))
         self._failures += 1
         self._refresh_at = now.mono + span * random
