@@ -132,6 +132,25 @@ def test_messages_of_the_stream_are_read():
     assert parse_message("reset", "", "{}") == Reset()
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"keys": [{}] * 129},
+        {"keys": {}},
+        {"revoked": [str(n) for n in range(1025)]},
+        {"revoked": ["k" * 257]},
+    ],
+)
+def test_a_stated_key_set_is_bounded(members):
+    """128 keys and 1,024 revoked kids are more than any issuer has; what states more is refused whole."""
+    most = {"keys": [{}] * 128, "revoked": [str(n) for n in range(1024)]}
+    keys = parse_message("keys", "", json.dumps(most))
+    assert isinstance(keys, Keys)
+    assert len(keys.revoked) == 1024
+    with pytest.raises(Malformed):
+        parse_message("keys", "", json.dumps({"keys": []} | members))
+
+
 def test_unknown_messages_are_none():
     """A newer issuer may send more."""
     assert parse_message("weather", "", "sunny") is None

@@ -9,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from mintmark.core.keyset import (
     Bucket,
+    Change,
     Freshness,
     Instant,
     KeyCache,
@@ -424,12 +425,41 @@ def test_what_the_feed_said_last_outlives_it_until_a_newer_document_comes():
 def test_a_revoked_key_stays_away_whatever_a_document_says():
     """Revoked wins over every copy that any cache serves."""
     cache = cache_with({A: "key of a", B: "key of b"})
-    assert cache.revoke(A).removed == (A,)
+    assert cache.revoke_many({A: NumericDate(T0 + 900)}).removed == (A,)
     load(cache, {A: "key of a", B: "key of b"}, 500)
     cache.pushed({A: "key of a", B: "key of b"}, frozenset(), at(501))
     assert set(cache.snapshot.keys) == {B}
     assert cache.is_revoked(A)
     assert ask(cache, A, 502) is Verdict.REFUSE
+
+
+def test_revoked_keys_go_together_and_once():
+    """Many kids cost one look at the keys; those known already cost none."""
+    cache = cache_with({A: "key of a", B: "key of b", C: "key of c"})
+    later = NumericDate(T0 + 900)
+    assert cache.revoke_many({A: later, B: later}).removed == (A, B)
+    published = cache.snapshot
+    assert cache.revoke_many({A: later, B: NumericDate(T0)}) == Change()
+    assert cache.snapshot is published
+    assert cache.revoke_many({Kid(f"kid{n}"): later for n in range(50_000)}) == Change()
+    assert set(cache.snapshot.keys) == {C}
+    assert cache.revoked_entries == POLICY.revoked_size
+    assert cache.revoke_many({C: later}).removed == (C,), "a key that is in use goes however many are gone"
+
+
+def test_a_revoked_kid_is_forgotten_once_its_event_expired_and_no_set_lists_it():
+    """The latest expiry counts; what the feed stated without one, or a set still lists, stays away."""
+    cache = cache_with(KEYS)
+    cache.revoke_many({A: NumericDate(T0 + 100), B: NumericDate(T0 + 100)})
+    cache.revoke_many({B: NumericDate(T0 + 200)})
+    cache.pushed({C: "key of c"}, frozenset({Kid("d")}), at(0))
+    cache.forget_revoked(NumericDate(T0 + 100))
+    assert [cache.is_revoked(kid) for kid in (A, B, Kid("d"))] == [True, True, True]
+    cache.forget_revoked(NumericDate(T0 + 200))
+    assert [cache.is_revoked(kid) for kid in (A, B, Kid("d"))] == [True, False, True]
+    load(cache, {C: "key of c"}, 300)
+    cache.forget_revoked(NumericDate(T0 + 300))
+    assert [cache.is_revoked(kid) for kid in (A, B, Kid("d"))] == [False, False, True]
 
 
 def test_an_unannounced_kid_is_401_while_the_feed_is_live():
@@ -538,7 +568,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(kid=kids)
     def revoke(self, kid):
         """A key is revoked."""
-        self.cache.revoke(kid)
+        self.cache.revoke_many({kid: NumericDate(T0 + 900)})
         self.revoked.add(kid)
 
     @rule(kid=kids)

@@ -15,12 +15,14 @@ from typing import Final
 
 import msgspec
 
+from mintmark.core.jwk import MAX_SET_KEYS
 from mintmark.core.keyset import Instant
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.units import Kid, NumericDate, Seconds
 
 _MAX_CURSOR: Final = 512
 _MAX_VALUE: Final = 256
+_MAX_REVOKED: Final = 1024
 _KINDS: Final = frozenset(Kind)
 NOTHING_PASSES: Final = NumericDate(-(2**63))
 """A cutoff that every token is issued after."""
@@ -149,6 +151,7 @@ _PAGE: Final = msgspec.json.Decoder(_Page)
 _EVENT: Final = msgspec.json.Decoder(_Event)
 _BEAT: Final = msgspec.json.Decoder(_Beat)
 _KEYS: Final = msgspec.json.Decoder(_Keys)
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def parse_page(body: bytes, *, issuer: str, policy: FeedPolicy) -> Page:
@@ -188,8 +191,7 @@ def parse_message(event: str, cursor: str, payload: str) -> Message | None:
                 beat = _BEAT.decode(body)
                 return Heartbeat(_cursor(beat.cursor), NumericDate(beat.at))
             case "keys":
-                keys = _KEYS.decode(body)
-                return Keys(b'{"keys":' + bytes(keys.keys) + b"}", frozenset(map(Kid, keys.revoked)))
+                return _keys(_KEYS.decode(body))
             case "reset":
                 return Reset()
     except (msgspec.DecodeError, UnicodeError) as error:
@@ -211,6 +213,14 @@ def _event(wire: _Event) -> RevocationEvent | None:
         )
     except ValueError as error:
         raise Malformed("an event contradicts itself") from error
+
+
+def _keys(wire: _Keys) -> Keys:
+    if len(_LIST.decode(wire.keys)) > MAX_SET_KEYS or len(wire.revoked) > _MAX_REVOKED:
+        raise Malformed("a key set states too much")
+    if any(len(kid) > _MAX_VALUE for kid in wire.revoked):
+        raise Malformed("a revoked kid is too long")
+    return Keys(b'{"keys":' + bytes(wire.keys) + b"}", frozenset(map(Kid, wire.revoked)))
 
 
 def _cursor(text: str) -> str:

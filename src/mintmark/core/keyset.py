@@ -80,6 +80,8 @@ class KeysetPolicy:
     """Tokens a minute that are answered 503 because their ``kid`` could not be checked."""
     negative_size: int = 1024
     negative_ttl: Seconds = Seconds(300)
+    revoked_size: int = 10_000
+    """Revoked kids kept here; those beyond it are denied by the denylist alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +212,9 @@ class KeyCache(Generic[K]):
         self.etag: str | None = None
         self._fetched: _Source[K] | None = None
         self._pushed: _Source[K] | None = None
-        self._revoked: frozenset[Kid] = frozenset()
+        # Until when each kid is kept out: for ever where the feed stated no time.
+        self._revoked: dict[Kid, float] = {}
+        self._forget_at = math.inf
         self._feed_live = False
         self._loaded_at = -math.inf
         self._heard_at = -math.inf
@@ -258,6 +262,11 @@ class KeyCache(Generic[K]):
     def negative_entries(self) -> int:
         """How many absent kids are remembered."""
         return len(self._negative)
+
+    @property
+    def revoked_entries(self) -> int:
+        """How many revoked kids are remembered."""
+        return len(self._revoked)
 
     def due_at(self) -> float:
         """The monotonic time of the next fetch in the background: refresh, or retry after a failure."""
@@ -318,14 +327,20 @@ class KeyCache(Generic[K]):
     def pushed(self, keys: Mapping[Kid, K], revoked: frozenset[Kid], now: Instant) -> Change:
         """The live feed states the published set; ``revoked`` kids never come back."""
         self._pushed = _Source(keys, now.mono, self._next_turn())
-        self._revoked |= revoked
+        self._keep_out(dict.fromkeys(revoked, math.inf))
         self._known_wall = max(self._known_wall, now.wall)
         return self._publish()
 
-    def revoke(self, kid: Kid) -> Change:
-        """A key was revoked: it is gone, whatever any document says."""
-        self._revoked |= {kid}
-        return self._publish()
+    def revoke_many(self, kids: Mapping[Kid, NumericDate]) -> Change:
+        """Keys were revoked until some time: they are gone, whatever any document says."""
+        return self._publish() if self._keep_out(kids) else Change()
+
+    def forget_revoked(self, now: NumericDate) -> None:
+        """Forget kids whose revocation expired by ``now``, but for those that a set still lists."""
+        if now < self._forget_at:
+            return
+        self._revoked = {kid: end for kid, end in self._revoked.items() if end > now or self._is_listed(kid)}
+        self._forget_at = min(self._revoked.values(), default=math.inf)
 
     def is_revoked(self, kid: Kid) -> bool:
         """Whether the issuer said that the key ``kid`` was revoked."""
@@ -384,6 +399,21 @@ class KeyCache(Generic[K]):
 
     # --- inside --------------------------------------------------------------------------------
 
+    def _keep_out(self, kids: Mapping[Kid, float]) -> bool:
+        """Remember revoked ``kids`` until the times given; whether there were new ones."""
+        before = len(self._revoked)
+        for kid, end in kids.items():
+            known = self._revoked.get(kid)
+            if known is None and len(self._revoked) >= self.policy.revoked_size and not self._is_listed(kid):
+                continue
+            if known is None or known < end:
+                self._revoked[kid] = end
+                self._forget_at = min(self._forget_at, end)
+        return len(self._revoked) > before
+
+    def _is_listed(self, kid: Kid) -> bool:
+        return any(source is not None and kid in source.keys for source in (self._fetched, self._pushed))
+
     def _plausible(self, kid: Kid, iat: int | None) -> bool:
         if not (is_thumbprint(kid) if self.thumbprint_kids else is_kid(kid)):
             return False
@@ -432,8 +462,7 @@ class KeyCache(Generic[K]):
                 usable |= pushed.keys
         elif pushed is not None:
             usable |= pushed.keys
-        for kid in self._revoked:
-            usable.pop(kid, None)
+        usable = {kid: key for kid, key in usable.items() if kid not in self._revoked}
         before = self.snapshot
         changed = usable != before.keys
         if changed:

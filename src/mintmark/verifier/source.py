@@ -4,6 +4,7 @@ Callers' threads and the engine's loop share this. Whatever changes it holds the
 decides is decided in core.keyset and core.feed.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
@@ -19,12 +20,13 @@ from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.core.verification import KeyAbsent, Trust
 from mintmark.errors import InvalidToken, VerifierUnavailable
 from mintmark.ports.clock import Clock, Entropy
-from mintmark.units import Kid, Seconds
+from mintmark.units import Kid, NumericDate, Seconds
 from mintmark.verifier.discovery import Discovery
 from mintmark.verifier.event import EventName, Reporter
 from mintmark.verifier.fetch import FetchFailed
 from mintmark.verifier.setting import Terms
 
+_NEVER: Final = NumericDate(2**63 - 1)
 _NO_KEYS: Final = MappingProxyType[Kid, PublicKey]({})
 
 
@@ -208,18 +210,26 @@ class Source:
         self.reporter.tell(EventName.REFRESH_FAILED, reason=reason, failures=self.cache.failures)
 
     def pushed(self, message: Keys) -> None:
-        """The feed stated the published set; one that cannot be used changes nothing."""
+        """The feed stated the published set; of one that cannot be used only the revoked kids count."""
         try:
             self._report(self.cache.pushed(self._usable(message.document), message.revoked, self.instant()))
         except FetchFailed as error:
             self.reporter.tell(EventName.FEED_FAILED, reason=f"keys_{error.reason}")
-        for kid in sorted(message.revoked):
-            self._report(self.cache.revoke(kid))
+            self._report(self.cache.revoke_many(dict.fromkeys(message.revoked, _NEVER)))
+
+    def apply(self, events: Iterable[RevocationEvent]) -> None:
+        """Some events of the log came; the caller lets go of the lock from time to time."""
+        kids: dict[Kid, NumericDate] = {}
+        for event in events:
+            self.denylist.apply(event)
+            if event.kind is Kind.KID:
+                kid = Kid(event.value)
+                kids[kid] = max(event.expires_at, kids.get(kid, event.expires_at))
+        if kids:
+            self._report(self.cache.revoke_many(kids))
 
     def paged(self, page: Page, asked: Instant) -> None:
-        """A page of the log came, asked for at ``asked``."""
-        for event in page.events:
-            self._apply(event)
+        """All events of ``page``, asked for at ``asked``, were applied."""
         if page.events:
             self.reporter.tell(EventName.REVOCATION_APPLIED, events=len(page.events))
         self.follower.paged(page, asked)
@@ -230,14 +240,9 @@ class Source:
     def streamed(self, message: Revoked) -> None:
         """An event of the stream came."""
         if message.event is not None:
-            self._apply(message.event)
+            self.apply((message.event,))
             self.reporter.tell(EventName.REVOCATION_APPLIED, events=1, kind=message.event.kind.value)
         self.follower.applied(message)
-
-    def _apply(self, event: RevocationEvent) -> None:
-        self.denylist.apply(event)
-        if event.kind is Kind.KID:
-            self._report(self.cache.revoke(Kid(event.value)))
 
     def beat(self, message: Heartbeat, *, announces: bool) -> bool:
         """A heartbeat came; whether we are in step with it."""
@@ -250,7 +255,9 @@ class Source:
 
     def _followed(self) -> None:
         # By the issuer's clock where ours is ahead: a step of ours must not make us forget.
-        self.denylist.prune(min(self.clock.now(), self.follower.issuer_time))
+        now = min(self.clock.now(), self.follower.issuer_time)
+        self.denylist.prune(now)
+        self.cache.forget_revoked(now)
         if self.follower.health(self.clock.monotonic()) is Health.LIVE:
             self.feed_failures = 0
             self.reporter.tell(EventName.FEED_FOLLOWED, entries=len(self.denylist))
