@@ -6,58 +6,97 @@ loop, or wait for a future that the loop resolves; when one of them gives up, th
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from mintmark.errors import VerifierUnavailable
+
+_LOGGER: Final = logging.getLogger("mintmark.verifier")
 _STOP_PATIENCE: Final = 5.0
+_PREPARING: Final = threading.RLock()
+"""Held while modules are imported for an engine, and across a fork: a child that inherited a half-done
+import would wait for ever for the thread that was at it, which it does not have."""
 
 
 class Engine:
     """Runs ``main()`` on an event loop in a daemon thread.
 
     ``lock`` guards what callers and the loop share; it is held for moments only, and never across I/O.
+    ``prepare()`` is called on the starting thread, before the engine's, and imports what that one needs.
+    ``ended()`` is called, without the lock, whenever the loop does no more for whoever waits for it.
     ``forked()`` is called in a child process, where the thread does not exist any more.
     """
 
-    def __init__(self, main: Callable[[], Coroutine[Any, Any, None]], forked: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        main: Callable[[], Coroutine[Any, Any, None]],
+        forked: Callable[[], None],
+        *,
+        prepare: Callable[[], None] = lambda: None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
         self.lock = threading.Lock()
         self._main = main
+        self._prepare = prepare
+        self._ended = ended
         self._forked = forked
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
-        self._waiting: list[Callable[[], object]] = []
         self.running = False
         """Whether the thread was started in this process; read without the lock on every verification."""
         self.closed = False
         _ENGINES.add(self)
 
     def start(self) -> None:
-        """Start the thread unless it runs; returns at once."""
-        with self.lock:
-            if self.running or self.closed:
-                return
-            self.running = True
-            self._thread = threading.Thread(target=self._run, name="mintmark-verifier", daemon=True)
-            thread = self._thread
-        thread.start()
+        """Start the thread unless it runs; returns at once.
+
+        Raises VerifierUnavailable (``internal``) where that cannot be done now; the next call tries again.
+        """
+        if self.running or self.closed:
+            return
+        try:
+            with _PREPARING:
+                self._prepare()
+            with self.lock:
+                self._start()
+        except Exception:  # no memory, no thread, no descriptor, no module
+            with contextlib.suppress(Exception):
+                _LOGGER.exception("a verifier's thread could not be started")
+            raise VerifierUnavailable("internal", "the verifier could not be started") from None
+
+    def _start(self) -> None:
+        if self.running or self.closed:
+            return
+        # The loop is made here, so that a failure to make it is the caller's to see.
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._run, args=(loop,), name="mintmark-verifier", daemon=True)
+        self._loop, self._thread, self.running = loop, thread, True
+        try:
+            thread.start()
+        except Exception:
+            self._loop, self._thread, self.running = None, None, False
+            loop.close()
+            raise
+
+    def is_current(self) -> bool:
+        """Whether the caller is the engine's own thread, which must wait for nothing that it does itself."""
+        return self._thread is threading.current_thread()
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have ``function`` run on the loop soon; what is handed over before it runs is not lost.
+        """Have ``function`` run on the loop soon, unless it was closed; must be called without the lock.
 
-        Must be called without the lock.
+        Raises as :meth:`start` does.
         """
         self.start()
         with self.lock:
-            loop = self._loop
-            if loop is None:
-                self._waiting.append(function)
-                return
             # Under the lock, so that the loop cannot close between the question and the call.
-            loop.call_soon_threadsafe(function)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function)
 
     def stop(self) -> None:
         """End the thread and wait for it; nothing can be started any more."""
@@ -65,9 +104,10 @@ class Engine:
             self.closed = True
             self.running = False
             loop, thread = self._loop, self._thread
-            self._waiting.clear()
             if loop is not None:
                 loop.call_soon_threadsafe(self._cancel)
+        # Here too: the thread may be busy, or end before it began.
+        self._ended()
         if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join(_STOP_PATIENCE)
 
@@ -83,18 +123,10 @@ class Engine:
         if self._task is not None:
             self._task.cancel()
 
-    def _run(self) -> None:
-        loop = asyncio.new_event_loop()
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             main = loop.create_task(self._main())
             self._task = main
-            with self.lock:
-                if self.closed:
-                    main.cancel()
-                self._loop = loop
-                for function in self._waiting:
-                    loop.call_soon(function)
-                self._waiting.clear()
             with contextlib.suppress(asyncio.CancelledError):
                 loop.run_until_complete(main)
             loop.run_until_complete(_end_others())
@@ -106,6 +138,8 @@ class Engine:
                 self._task = None
                 self.running = False
             loop.close()
+            # Not in main: a task that is cancelled before its first step runs none of its own clean-up.
+            self._ended()
 
     def reset_after_fork(self) -> None:
         """Forget the parent's thread and loop.
@@ -118,7 +152,6 @@ class Engine:
         self._loop = None
         self._thread = None
         self._task = None
-        self._waiting = []
         self.running = False
         self._forked()
 
@@ -137,6 +170,7 @@ _held: list[Engine] = []
 
 
 def _before_fork() -> None:
+    _PREPARING.acquire()
     # With every lock held no thread is halfway through a change that the child would inherit.
     _held[:] = list(_ENGINES)
     for engine in _held:
@@ -147,12 +181,14 @@ def _after_fork_in_parent() -> None:
     for engine in _held:
         engine.lock.release()
     _held.clear()
+    _PREPARING.release()
 
 
 def _after_fork_in_child() -> None:
     for engine in _held:
         engine.reset_after_fork()
     _held.clear()
+    _PREPARING.release()
 
 
 os.register_at_fork(

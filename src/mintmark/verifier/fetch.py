@@ -5,6 +5,7 @@ of TLS or of the network does.
 """
 
 import asyncio
+import importlib
 import re
 import ssl
 import zlib
@@ -24,6 +25,12 @@ T = TypeVar("T")
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _JSON: Final = re.compile(r"application/([a-z0-9.-]+\+)?json")
+
+
+def load_client() -> None:
+    """Import all of the HTTP client, also what it imports itself no earlier than at its first request."""
+    for name in ("httpx2", "httpcore2", "anyio._backends._asyncio"):
+        importlib.import_module(name)
 
 
 class FetchFailed(MintmarkError):

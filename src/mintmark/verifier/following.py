@@ -20,13 +20,14 @@ from mintmark.ports.clock import Clock, Entropy
 from mintmark.verifier import discovery, feed, keys
 from mintmark.verifier.engine import Engine
 from mintmark.verifier.event import EventName, Listener, Reporter
-from mintmark.verifier.fetch import Fetcher
+from mintmark.verifier.fetch import Fetcher, load_client
 from mintmark.verifier.link import Link
 from mintmark.verifier.setting import Terms
 from mintmark.verifier.source import Source
 from mintmark.verifier.wait import Waiters, settle, sleep_until
 
 _LOGGER: Final = logging.getLogger("mintmark.verifier")
+_MARGIN: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Following:
             reporter = Reporter(term.policy.issuer, listener, clock)
             source = Source(term, clock=clock, entropy=entropy, reporter=reporter)
             self.sources[source.issuer] = source
-        self.engine = Engine(self._main, self._forked)
+        self.engine = Engine(self._main, self._forked, prepare=load_client, ended=self._wake_all)
         self._waiters = Waiters(clock)
         self._links: dict[str, Link] = {}
         self._deadline_moved: asyncio.Event | None = None
@@ -98,6 +99,7 @@ class Following:
         """
         source = self.sources[absent.issuer]
         with self.engine.lock:
+            self._check_may_wait()
             since = source.cache.attempts if since is None else since
             wake, span = source.judge(absent, since)
             if span == 0:
@@ -106,11 +108,11 @@ class Following:
             deadline = arrived + span
             if not wake and self.clock.monotonic() >= deadline:
                 raise source.gave_up()
-            future, first = self._wait(deadline)
+            added = self._waiters.add(deadline)
+        # An attempt that was begun is made, even where nobody more may wait for it.
         if wake:
             self.engine.call(lambda: self._poke(source.issuer))
-        self._arm(first)
-        return future, since
+        return self._armed(added), since
 
     def ask_feed(self, issuer: str, arrived: float) -> "Future[None] | None":
         """A future to wait for before judging again, after a token that was too new for what is known.
@@ -119,6 +121,7 @@ class Following:
         """
         source = self.sources[issuer]
         with self.engine.lock:
+            self._check_may_wait()
             now = self.clock.monotonic()
             health = source.health(now)
             if health is Health.LIVE or health is Health.DEGRADED:
@@ -127,9 +130,8 @@ class Following:
             deadline = arrived + source.stale_wait()
             if now >= deadline:
                 raise source.stale()
-            future, first = self._wait(deadline)
-        self._arm(first)
-        return future
+            added = self._waiters.add(deadline)
+        return self._armed(added)
 
     def prove(self, issuer: str) -> None:
         """A valid token of ``issuer`` was issued after the cutoff: it lives, and we do not hear it."""
@@ -146,9 +148,9 @@ class Following:
             now = self.clock.monotonic()
             if now >= deadline or all(s.is_ready(now) or s.is_failing for s in self.sources.values()):
                 return None
-            future, first = self._wait(deadline)
-        self._arm(first)
-        return future
+            self._check_may_wait()
+            added = self._waiters.add(deadline)
+        return self._armed(added)
 
     def is_ready(self) -> bool:
         """Whether good tokens of every issuer would be accepted."""
@@ -161,6 +163,15 @@ class Following:
         """The longest that starting may take, in seconds."""
         return max(source.terms.timing.load_wait for source in self.sources.values())
 
+    @property
+    def patience(self) -> float:
+        """Real seconds after which a caller gives up on the thread: longer than any rule lets it wait."""
+        spans = (
+            max(timing.load_wait, timing.unknown_wait, timing.rejoin_wait)
+            for timing in (source.terms.timing for source in self.sources.values())
+        )
+        return max(spans) + _MARGIN
+
     def reporter_of(self, issuer: str) -> Reporter:
         """The reporter of ``issuer``, or of the first issuer for tokens that name none of ours."""
         source = self.sources.get(issuer) or next(iter(self.sources.values()))
@@ -171,15 +182,20 @@ class Following:
         for source in self.sources.values():
             source.reporter.flush()
 
-    def _wait(self, deadline: float) -> tuple["Future[None]", bool]:
-        added = self._waiters.add(deadline)
+    def _check_may_wait(self) -> None:
+        """Raise VerifierUnavailable where nobody would wake the caller, who holds the lock."""
+        if self.engine.closed:
+            raise VerifierUnavailable("closed", "the verifier was closed")
+        if self.engine.is_current():
+            raise VerifierUnavailable("would_block", "a listener of events cannot wait for the verifier")
+
+    def _armed(self, added: tuple["Future[None]", bool] | None) -> "Future[None]":
         if added is None:
             raise VerifierUnavailable("overloaded", "too many tokens wait for keys or revocations")
-        return added
-
-    def _arm(self, first: bool) -> None:
+        future, first = added
         if first:
             self.engine.call(self._move_deadline)
+        return future
 
     def _move_deadline(self) -> None:
         if self._deadline_moved is not None:
@@ -251,9 +267,6 @@ class Following:
             _LOGGER.exception("following an issuer ended")
         finally:
             self._links.clear()
-            with self.engine.lock:
-                waiting = self._waiters.take_all()
-            settle(waiting)
 
     async def _follow(self, source: Source) -> None:
         fetcher = Fetcher(
@@ -291,6 +304,11 @@ class Following:
                 moved.clear()
             elif await sleep_until(self.clock, until, moved) is False:
                 self.news()
+
+    def _wake_all(self) -> None:
+        with self.engine.lock:
+            waiting = self._waiters.take_all()
+        settle(waiting)
 
     def _forked(self) -> None:
         self._waiters = Waiters(self.clock)

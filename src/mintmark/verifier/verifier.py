@@ -133,6 +133,7 @@ class Verifier:
         self._issuers: tuple[str, ...] = (trust.policy.issuer,)
         self._clock = setting.as_clock(clock)
         self._require_warm = False
+        self._patience = 0.0
         self._following: Following | None = None
         self._view = View(Trusted([trust]), float("inf"), frozenset({trust.policy.issuer}))
 
@@ -158,6 +159,7 @@ class Verifier:
         terms = [setting.check(issuer) for issuer in issuers]
         following = Following(terms, clock=self._clock, entropy=entropy, listener=on_event, tls=tls)
         self._following = following
+        self._patience = following.patience
         self._view = following.view
         # The thread knows nothing of this object, so that dropping the last reference ends it.
         weakref.finalize(self, following.engine.abandon)
@@ -179,7 +181,7 @@ class Verifier:
         steps = self._wait_and_judge(raw, wanted, fresh_revocation)
         try:
             while True:
-                next(steps).result()
+                self._wait(next(steps))
         except StopIteration as end:
             token: AccessToken = end.value
             return token
@@ -199,7 +201,7 @@ class Verifier:
         steps = self._wait_and_judge(raw, wanted, fresh_revocation)
         try:
             while True:
-                await asyncio.wrap_future(next(steps))
+                await self._await(next(steps))
         except StopIteration as end:
             token: AccessToken = end.value
             return token
@@ -255,6 +257,19 @@ class Verifier:
             if future is not None:
                 yield future
 
+    def _wait(self, future: "Future[None]") -> None:
+        try:
+            future.result(self._patience)
+        except TimeoutError:
+            raise _silent() from None
+
+    async def _await(self, future: "Future[None]") -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise _silent() from None
+
     def _ask_key(
         self, absent: KeyAbsent, since: int | None, arrived: float, raw: object
     ) -> tuple["Future[None] | None", int | None]:
@@ -287,13 +302,13 @@ class Verifier:
         VerifierUnavailable where it is not ready and ``on_cold`` is ``"require"``.
         """
         for future in self._warm():
-            future.result()
+            self._wait(future)
         return self._started()
 
     async def astart(self) -> bool:
         """As :meth:`start`, without blocking the event loop."""
         for future in self._warm():
-            await asyncio.wrap_future(future)
+            await self._await(future)
         return self._started()
 
     def ready(self) -> bool:
@@ -366,6 +381,11 @@ def _scopes(scopes: Scopes) -> frozenset[str]:
     if not scopes:
         return _NONE
     return frozenset(scopes.split()) if isinstance(scopes, str) else frozenset(scopes)
+
+
+def _silent() -> VerifierUnavailable:
+    """The answer where the verifier's thread, which ends every wait in time, did not."""
+    return VerifierUnavailable("internal", "the verifier's thread does not answer")
 
 
 def _issuer(raw: object) -> IssuerUrl:
