@@ -101,6 +101,10 @@ def test_unknown_kinds_and_members_are_ignored_and_counted():
         {"events": [{"kind": "rid", "value": "r", "expires_at": 1, "not_before": 1}]},
         {"events": [{"kind": "client", "value": "app", "expires_at": 1}]},
         {"at": 1.5},
+        {"at": -(10**400)},
+        {"at": 2**63},
+        {"events": [{"kind": "rid", "value": "r", "expires_at": 10**400}]},
+        {"events": [{"kind": "client", "value": "app", "expires_at": 1, "not_before": -(2**63) - 1}]},
     ],
 )
 def test_a_page_that_breaks_the_format_is_refused_whole(members):
@@ -149,6 +153,14 @@ def test_a_stated_key_set_is_bounded(members):
     assert len(keys.revoked) == 1024
     with pytest.raises(Malformed):
         parse_message("keys", "", json.dumps({"keys": []} | members))
+
+
+def test_a_time_that_no_clock_shows_is_malformed():
+    """Times have 64 bits, in the stream as in pages: what is larger breaks arithmetic later."""
+    with pytest.raises(Malformed):
+        parse_message("heartbeat", "", f'{{"cursor":"c2","at":{-(10**400)}}}')
+    with pytest.raises(Malformed):
+        parse_message("revocation", "c2", json.dumps(EVENT | {"expires_at": 10**400}))
 
 
 def test_unknown_messages_are_none():
@@ -237,6 +249,16 @@ def test_a_heartbeat_that_was_held_up_is_old_news():
     assert beat(follower, 200, sent=40)
     assert follower.heard_at == 100
     assert follower.health(200) is Health.DEGRADED
+
+
+def test_a_heartbeat_from_the_future_says_no_more_than_now():
+    """One wrong time, a year ahead, would else let tokens of a year pass unproved once the feed is lost."""
+    follower = following()
+    assert beat(follower, 10, sent=365 * 86_400)
+    assert follower.issuer_time == T0 + 10 + POLICY.skew
+    assert beat(follower, 200)
+    assert follower.issuer_time == T0 + 200
+    assert follower.cutoff(501, OnStale.PROVE) == T0 + 200 + 300
 
 
 def test_reset_forgets_the_cursor_alone():

@@ -11,7 +11,7 @@ Nothing here reads, waits or looks at a clock: messages and moments come in, kno
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -122,11 +122,14 @@ class Reset:
 Message = Revocation | Heartbeat | Keys | Reset
 
 
+_Time: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Event(msgspec.Struct):
     kind: str
     value: str
-    expires_at: int
-    not_before: int | None = None
+    expires_at: _Time
+    not_before: _Time | None = None
 
 
 class _Page(msgspec.Struct):
@@ -134,12 +137,12 @@ class _Page(msgspec.Struct):
     cursor: str
     complete: bool
     events: list[_Event]
-    at: int
+    at: _Time
 
 
 class _Beat(msgspec.Struct):
     cursor: str
-    at: int
+    at: _Time
 
 
 class _Keys(msgspec.Struct):
@@ -342,4 +345,5 @@ class Follower:
         # A proxy that keeps messages back would make old news look fresh.
         delay = max(0, now.wall - at - self.policy.skew)
         self._heard_at = max(self._heard_at, now.mono - delay)
-        self._issuer_time = max(self._issuer_time, at)
+        # One wrong time, a year ahead, must not let a year of tokens pass: it is believed within the skew.
+        self._issuer_time = max(self._issuer_time, min(at, NumericDate(now.wall + self.policy.skew)))
