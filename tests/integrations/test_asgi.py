@@ -88,6 +88,85 @@ def test_the_lifespan_starts_and_closes_the_verifier(verifier, issuer):
     assert not verifier.ready()
 
 
+async def bare(scope, receive, send):
+    """An application that knows of nothing but HTTP."""
+    assert scope["type"] == "http"
+    await application(scope, receive, send)
+
+
+async def silent(scope, receive, send):
+    """An application that ignores a lifespan."""
+    if scope["type"] != "lifespan":
+        await application(scope, receive, send)
+
+
+async def failing(scope, receive, send):
+    """An application that cannot start."""
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+    raise RuntimeError("no database")
+
+
+async def crashing(scope, receive, send):
+    """An application whose lifespan breaks while it serves."""
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    raise RuntimeError("crashed")
+
+
+async def lifespan(app, ready=lambda: None):
+    """What ``app`` answers to a startup and a shutdown; ``ready()`` is called in between."""
+    answers: list[dict[str, str]] = []
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive():
+        kind = next(messages)
+        if kind == "lifespan.shutdown":
+            ready()
+        return {"type": kind}
+
+    async def send(message):
+        answers.append(message)
+
+    try:
+        await app({"type": "lifespan"}, receive, send)
+    finally:
+        answers.append({"type": "end"})
+    return [answer["type"].removeprefix("lifespan.") for answer in answers[:-1]]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("app", [application, bare, silent, failing])
+async def test_a_verifier_that_must_be_warm_fails_the_startup(issuer, app):
+    """The server is told so, and ``app`` is not asked: an error alone would count as "no lifespan"."""
+    verifier = Verifier(issuer.issuer, audience="orders", clock=issuer.clock, on_cold="require")
+    with issuer.outage():
+        assert await lifespan(RequireToken(app, verifier)) == ["startup.failed"]
+    with pytest.raises(VerifierUnavailable) as refused:
+        await verifier.averify(issuer.mint(audience="orders"))
+    assert refused.value.code == "closed"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("app", [application, bare, silent])
+async def test_an_application_without_a_lifespan_is_given_one(verifier, issuer, app):
+    """Started before the first request, open while it serves, closed after the last."""
+    states: list[bool] = []
+    answers = await lifespan(RequireToken(app, verifier), lambda: states.append(verifier.ready()))
+    assert answers == ["startup.complete", "shutdown.complete"]
+    assert states == [True]
+    assert not verifier.ready()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("app", [failing, crashing])
+async def test_an_application_that_fails_closes_the_verifier(verifier, app):
+    """Its own answer and error go to the server as they are."""
+    with pytest.raises(RuntimeError):
+        await lifespan(RequireToken(app, verifier))
+    assert not verifier.ready()
+
+
 def test_websockets_are_guarded(client, issuer):
     """A token in the handshake lets it through; without one it is refused with a status."""
     with client.websocket_connect("/", headers=bearer(issuer)) as websocket:

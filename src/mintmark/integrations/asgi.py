@@ -5,6 +5,7 @@ own integrations use the two functions below it.
 """
 
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_LOGGER: Final = logging.getLogger("mintmark.verifier")
 _CREDENTIALS: Final = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/-]+=*) *")
 _POLICY_VIOLATION: Final = 1008
 _TRY_AGAIN_LATER: Final = 1013
@@ -107,7 +109,9 @@ class RequireToken:
     """An ASGI application that lets only requests with a good token through to ``app``.
 
     The token is ``scope["token"]`` there. ``exclude`` lists paths that need none. WebSockets are refused
-    before they are accepted. The application's lifespan starts and closes the verifier.
+    before they are accepted. The server's lifespan starts and closes the verifier, whether ``app`` has a
+    lifespan or not: it begins once the verifier has started, and where that raises (``on_cold="require"``)
+    the server is told that startup failed.
     """
 
     def __init__(
@@ -142,21 +146,75 @@ class RequireToken:
         await self._app(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the lifespan on, with the verifier started before it and closed after it."""
+        """Serve a lifespan: the verifier is started before the application's, and closed after it."""
         verifier = self._requirement.verifier
-
-        async def received() -> Message:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
+        lifespan = _Lifespan(receive, send, verifier.aclose)
+        try:
+            await lifespan.read()
+            try:
                 await verifier.astart()
-            return message
+            except VerifierUnavailable as error:
+                # Not raised: a server takes that for an application without a lifespan, and serves.
+                await send({"type": "lifespan.startup.failed", "message": f"the verifier: {error.code}"})
+                return
+            try:
+                await self._app(scope, lifespan.receive, lifespan.send)
+            except Exception as error:
+                if lifespan.answered:
+                    raise
+                # As servers do: an application that ends before it answers has no lifespan.
+                _LOGGER.debug("the application has no lifespan: %s", type(error).__name__)
+            await lifespan.end()
+        finally:
+            await verifier.aclose()
 
-        async def sent(message: Message) -> None:
-            if message["type"] == "lifespan.shutdown.complete":
-                await verifier.aclose()
-            await send(message)
 
-        await self._app(scope, received, sent)
+class _Lifespan:
+    """A server's lifespan, lent to an application that may not know what one is."""
+
+    def __init__(self, receive: Receive, send: Send, close: Callable[[], Awaitable[None]]) -> None:
+        self._receive = receive
+        self._send = send
+        self._close = close
+        self._read: list[Message] = []
+        self._last = "lifespan.startup"
+        self._sent: set[str] = set()
+
+    @property
+    def answered(self) -> bool:
+        """Whether the application said that its startup is complete, or failed."""
+        return not self._sent.isdisjoint({"lifespan.startup.complete", "lifespan.startup.failed"})
+
+    async def read(self) -> None:
+        """Wait for the server's next message, and keep it for the application."""
+        self._read.append(await self._receive())
+
+    async def receive(self) -> Message:
+        """The application's ``receive``."""
+        if not self._read:
+            await self.read()
+        message = self._read.pop()
+        self._last = message["type"]
+        return message
+
+    async def send(self, message: Message) -> None:
+        """The application's ``send``; the verifier is closed before the server hears of the end."""
+        if message["type"].startswith("lifespan.shutdown."):
+            await self._close()
+        self._sent.add(message["type"])
+        await self._send(message)
+
+    async def end(self) -> None:
+        """Answer whatever the application, which has returned, left unanswered."""
+        if "lifespan.startup.failed" in self._sent:
+            return
+        if not self.answered:
+            await self.send({"type": "lifespan.startup.complete"})
+            self._read.clear()
+        if not any(kind.startswith("lifespan.shutdown.") for kind in self._sent):
+            while self._last != "lifespan.shutdown":
+                await self.receive()
+            await self.send({"type": "lifespan.shutdown.complete"})
 
 
 async def send_refusal(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
