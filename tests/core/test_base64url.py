@@ -28,6 +28,13 @@ def decoded(text: str | bytes) -> bytes | None:
         return None
 
 
+def pair_or_none(first: bytes, second: bytes) -> tuple[bytes, bytes] | None:
+    try:
+        return base64url.decode_both(first, second)
+    except base64url.NotBase64url:
+        return None
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
@@ -57,10 +64,29 @@ def test_decode_inverts_encode(data):
     assert "=" not in text
 
 
-@given(st.one_of(st.binary(max_size=80), st.text(alphabet="AQgw-_+/= \n", max_size=80).map(str.encode)))
+TEXTS = st.one_of(
+    st.binary(max_size=80),
+    st.text(alphabet="AQgw-_+/= \n", max_size=80).map(str.encode),
+    st.binary(max_size=80).map(lambda data: base64url.encode(data).encode()),
+)
+
+
+@given(TEXTS)
 def test_any_bytes_agree_with_the_definition(text):
     """The decoder accepts a text exactly when the definition does, and gives the same bytes."""
     assert decoded(text) == reference(text)
+
+
+@given(TEXTS, TEXTS)
+def test_two_at_once_are_two_one_by_one(first, second):
+    """Decoding two texts in one call gives what two calls give, and refuses if either does."""
+    expected = (reference(first), reference(second))
+    try:
+        both = base64url.decode_both(first, second)
+    except base64url.NotBase64url:
+        assert None in expected
+    else:
+        assert both == expected
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 7, 16, 31, 32, 43, 63, 64, 65, 86, 127, 128, 130, 342])
@@ -75,7 +101,10 @@ def test_every_byte_at_every_position(length):
         for byte in range(256):
             text = bytearray(body)
             text[position] = byte
-            assert decoded(bytes(text)) == reference(bytes(text)), (position, byte)
+            expected = reference(bytes(text))
+            assert decoded(bytes(text)) == expected, (position, byte)
+            for pair in ((bytes(text), b"AA"), (b"AA", bytes(text))):
+                assert (pair_or_none(*pair) is None) is (expected is None), (position, byte)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,7 @@ def read(members: dict[str, object], profile: Profile = Profile.RFC9068) -> Acce
     rules = forge.policy(profile=profile)
     exp = members.get("exp")
     assert isinstance(exp, int)
-    return access_token(
-        members, rules, NOW, aud=("orders",), exp=exp, kid=Kid("k"), revocation=Revocation.CHECKED
-    )
+    return access_token(members, rules, NOW, ("orders",), exp, Kid("k"), Revocation.CHECKED, {})
 
 
 @given(JSON)

@@ -248,6 +248,28 @@ def test_memory_of_headers_is_bounded():
     assert not fresh.headers
 
 
+def test_memory_of_scopes_is_bounded_and_only_signed():
+    """A thousand different scopes leave at most 512 remembered, long ones none, and unsigned ones none."""
+    trusted = forge.trusted()
+    for number in range(600):
+        assert verify(token(claims(scope=f"s{number}")), trusted, NOW).scopes == {f"s{number}"}
+    assert 0 < len(trusted.scopes) <= 512
+    fresh = forge.trusted()
+    assert verify(token(claims(scope="x" * 300)), fresh, NOW).scopes == {"x" * 300}
+    with pytest.raises(InvalidToken):
+        verify(token(claims(scope="forged"), key=BAD_KEY), fresh, NOW)
+    with pytest.raises(KeyAbsent):
+        verify(token(claims(scope="forged"), header(kid="unknown"), key=BAD_KEY), fresh, NOW)
+    assert not fresh.scopes
+
+
+def test_a_larger_limit_lets_larger_claims_in():
+    """The limit of a token is the only limit of its size: a payload over 8 KiB passes where it is raised."""
+    raw = token(claims(roles=["role"] * 2_000))
+    assert code_of(raw, forge.trusted()) == Code.TOO_LARGE
+    assert len(verify(raw, forge.trusted(max_size=32_768), NOW).claims["roles"]) == 2_000
+
+
 # --- times, audiences, policy --------------------------------------------------------------------
 
 

@@ -14,8 +14,9 @@ from mintmark.errors import MintmarkError
 _ALTERNATIVE: Final = b"-_"
 # Octets: asking bytes for one of these is six times as fast as asking for a string of length one.
 _PAD, _62, _63 = b"=+/"
+# By the length of the last quantum: what pads it, and the characters that may end it, those whose bits
+# beyond the last whole byte are zero. No text ends with a quantum of one character.
 _PADDING: Final = (b"", b"", b"==", b"=")
-# The characters whose bits beyond the last whole byte are zero, by the length of the last quantum.
 _LAST: Final = (b"", b"", b"AQgw", b"AEIMQUYcgkosw048")
 
 
@@ -48,4 +49,27 @@ def decode_ascii(text: bytes) -> bytes:
         except ValueError:
             pass
     # Raised outside the handler: the library's error would stay with ours as its context.
+    raise NotBase64url("not base64url without padding in its one canonical spelling")
+
+
+def decode_both(first: bytes, second: bytes) -> tuple[bytes, bytes]:
+    """:func:`decode_ascii` of two texts, in one call: it is made for every token."""
+    rest, more = len(first) & 3, len(second) & 3
+    if (
+        (rest == 0 or first[-1] in _LAST[rest])
+        and (more == 0 or second[-1] in _LAST[more])
+        and _PAD not in first
+        and _62 not in first
+        and _63 not in first
+        and _PAD not in second
+        and _62 not in second
+        and _63 not in second
+    ):
+        try:
+            return (
+                b64decode(first + _PADDING[rest], _ALTERNATIVE, True),
+                b64decode(second + _PADDING[more], _ALTERNATIVE, True),
+            )
+        except ValueError:
+            pass
     raise NotBase64url("not base64url without padding in its one canonical spelling")

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
 _NO_WORD: Final = frozenset({""})
+_REMEMBERED: Final = 512
+_LONGEST_REMEMBERED: Final = 256
 
 
 class Revocation(StrEnum):
@@ -92,19 +94,20 @@ def texts_of(claims: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return _list_of_text(claims, name)
 
 
-def access_token(
+def access_token(  # noqa: PLR0917 - called for every token; passing by keyword costs as much as two checks
     claims: dict[str, Any],
     policy: Policy,
     now: NumericDate,
-    *,
     aud: tuple[str, ...],
     exp: int,
     kid: Kid,
     revocation: Revocation,
+    memory: dict[str, frozenset[str]],
 ) -> AccessToken:
     """The token that ``claims`` are, if each is of its type and the times make sense (steps 10 and 11).
 
-    ``iss``, ``aud``, ``exp`` and ``nbf`` were checked before. Raises InvalidToken (``missing_claim``,
+    ``iss``, ``aud``, ``exp`` and ``nbf`` were checked before. ``memory`` holds what some scopes are as sets,
+    and gets this token's; without a valid signature pass a new one. Raises InvalidToken (``missing_claim``,
     ``bad_claim``, ``lifetime_too_long``, ``issued_in_future``, ``not_access_token``,
     ``sender_constrained``).
     """
@@ -131,9 +134,7 @@ def access_token(
             scope = claims["scope"]
             if type(scope) is not str:
                 refuse_claim(claims, "scope")
-            scopes = frozenset(scope.split(" "))
-            if "" in scopes:
-                scopes -= _NO_WORD
+            scopes = memory.get(scope) or _words(scope, memory)
     else:
         _refuse_other_kinds(claims)
         client_id = _first_text(claims, "client_id", "azp", "appid")
@@ -189,11 +190,10 @@ _RFC9068: Final = Profile.RFC9068
 
 
 def _scopes(claims: Mapping[str, Any], name: str) -> frozenset[str]:
-    """RFC 6749 s.3.3: words with one space between them; an empty word, which is none, is dropped."""
     scope = claims[name]
     if type(scope) is not str:
         refuse_claim(claims, name)
-    return frozenset(scope.split(" ")) - _NO_WORD
+    return _words(scope, {})
 
 
 def _foreign_scopes(claims: Mapping[str, Any]) -> frozenset[str]:
@@ -205,6 +205,14 @@ def _foreign_scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     if type(claims["scp"]) is str:
         return _scopes(claims, "scp")
     return frozenset(_list_of_text(claims, "scp"))
+
+
+def _words(scope: str, memory: dict[str, frozenset[str]]) -> frozenset[str]:
+    """RFC 6749 s.3.3: words with one space between them; an empty word, which is none, is dropped."""
+    words = frozenset(scope.split(" ")) - _NO_WORD
+    if len(memory) < _REMEMBERED and len(scope) <= _LONGEST_REMEMBERED:
+        memory[scope] = words
+    return words
 
 
 def _first_text(claims: Mapping[str, Any], *names: str) -> Any:

@@ -4,7 +4,7 @@ Sessions, tokens and keys are in one flat table of open addressing (linear probi
 One word holds 56 bits of a keyed hash of kind and value and the number of the entry's expiry group; the
 other holds 64 bits of a second hash: 120 bits that agree by accident once in 10**36. Each kind has a
 domain of its own, so no ``jti`` passes for a ``rid``. Before the table lies a filter, a byte for each
-quarter of a slot, which sends away nearly every token that is not listed. To forget a group is to mark
+eighth of a slot, which sends away nearly every token that is not listed. To forget a group is to mark
 its number as dead; the entries go when the table is next rebuilt. What denies by time (clients, the
 issuer) is rare, and is kept as it comes.
 
@@ -69,7 +69,7 @@ def _hashes(kind: Kind, value: str) -> tuple[int, int]:
 
 def _empty(size: int, live: bytearray) -> _Table:
     words = bytes(8 * size)
-    return _Table(array("q", words), array("q", words), size, live, bytearray(4 * size))
+    return _Table(array("q", words), array("q", words), size, live, bytearray(8 * size))
 
 
 def _find(table: _Table, mark: int, other: int) -> bool:
@@ -89,7 +89,19 @@ class Denylist:
     :meth:`apply` is commutative and idempotent, and nothing but :meth:`prune` takes away (V3).
     """
 
-    __slots__ = ("_counts", "_dead", "_ends", "_numbers", "_present", "_table", "_timed", "_used", "_width")
+    __slots__ = (
+        "_counts",
+        "_dead",
+        "_ends",
+        "_has_jti",
+        "_has_kid",
+        "_has_rid",
+        "_numbers",
+        "_table",
+        "_timed",
+        "_used",
+        "_width",
+    )
 
     def __init__(self, *, width: Seconds = Seconds(300)) -> None:
         """Entries whose expiry falls into the same ``width`` seconds are forgotten together."""
@@ -103,7 +115,8 @@ class Denylist:
         self._numbers: dict[NumericDate, int] = {}
         self._counts = [0] * (MAX_GROUPS + 1)
         self._dead: set[int] = set()
-        self._present: frozenset[Kind] = frozenset()
+        # Which kinds were ever added since the list was last empty: the others need no look.
+        self._has_rid = self._has_jti = self._has_kid = False
         # By client, and for everyone: pairs of not_before and expiry, the latest not_before first.
         self._timed: dict[str, tuple[tuple[NumericDate, NumericDate], ...]] = {}
 
@@ -114,14 +127,16 @@ class Denylist:
     @property
     def nbytes(self) -> int:
         """The memory of the table, without what is denied by time."""
-        return (2 * 8 + 4) * self._table.size + len(self._table.live)
+        return (2 * 8 + 8) * self._table.size + len(self._table.live)
 
     def apply(self, event: RevocationEvent) -> None:
         """Deny what ``event`` names, at least until its ``expires_at``."""
         if event.not_before is None:
             self._add(event.kind, event.value, event.expires_at)
             # Last: a reader that sees the kind present also finds the entry.
-            self._present |= {event.kind}
+            self._has_rid |= event.kind is _RID
+            self._has_jti |= event.kind is _JTI
+            self._has_kid |= event.kind is _KID
             return
         who = _EVERYONE if event.kind is _ALL else _ONE_CLIENT + event.value
         pairs = sorted({*self._timed.get(who, ()), (event.not_before, event.expires_at)}, reverse=True)
@@ -133,33 +148,29 @@ class Denylist:
         self, rid: Rid | None, jti: Jti | None, kid: Kid, client_id: ClientId | None, iat: NumericDate
     ) -> Kind | None:
         """The kind of an event that denies a token of these facts, or None."""
-        present = self._present
-        if present:
-            # Written out: a lookup that finds nothing, as nearly all do, costs less than a call.
-            table = self._table
-            likely = table.filter
-            width = len(likely)
-            if rid is not None and _RID in present:
-                mark = hash("r" + rid) >> 8
-                if likely[mark % width] and _find(table, mark, hash("R" + rid)):
-                    return _RID
-            if jti is not None and _JTI in present:
-                mark = hash("j" + jti) >> 8
-                if likely[mark % width] and _find(table, mark, hash("J" + jti)):
-                    return _JTI
-            if _KID in present:
-                mark = hash("k" + kid) >> 8
-                if likely[mark % width] and _find(table, mark, hash("K" + kid)):
-                    return _KID
+        # Written out: a lookup that finds nothing, as nearly all do, costs less than a call.
+        table = self._table
+        likely = table.filter
+        if self._has_rid and rid is not None:
+            mark = hash("r" + rid) >> 8
+            if likely[mark % len(likely)] and _find(table, mark, hash("R" + rid)):
+                return _RID
+        if self._has_jti and jti is not None:
+            mark = hash("j" + jti) >> 8
+            if likely[mark % len(likely)] and _find(table, mark, hash("J" + jti)):
+                return _JTI
+        if self._has_kid:
+            mark = hash("k" + kid) >> 8
+            if likely[mark % len(likely)] and _find(table, mark, hash("K" + kid)):
+                return _KID
         return self._denied_by_time(client_id, iat) if self._timed else None
 
     def covers_probe(self, probe: Probe) -> Kind | None:
         """As :meth:`covers`, for hashes made earlier by :func:`probe`."""
-        if self._present:
-            table = self._table
-            for kind, mark, other in probe.hashes:
-                if table.filter[mark % len(table.filter)] and _find(table, mark, other):
-                    return kind
+        table = self._table
+        for kind, mark, other in probe.hashes:
+            if table.filter[mark % len(table.filter)] and _find(table, mark, other):
+                return kind
         return self._denied_by_time(probe.client_id, probe.iat) if self._timed else None
 
     def prune(self, now: NumericDate) -> int:
@@ -172,7 +183,7 @@ class Denylist:
             del self._numbers[self._ends.pop(number)]
             self._dead.add(number)
         if not self._ends:
-            self._present = frozenset()
+            self._has_rid = self._has_jti = self._has_kid = False
         if self._dead and 4 * sum(self._counts) <= self._used:
             self._rebuild()
         if self._timed:

@@ -52,6 +52,11 @@ def decode(data: bytes, *, max_size: int = MAX_SIZE) -> object:
     """
     if len(data) > max_size:
         raise NotStrictJson("longer than the limit")
+    return parse(data)
+
+
+def parse(data: bytes) -> object:
+    """As :func:`decode`, for bytes whose size somebody has checked."""
     try:
         value = _decode(data)
         # What the decoder kept, written compactly, is the input: so nothing was dropped, and no

@@ -89,12 +89,13 @@ class Trust:
 class Trusted:
     """Every issuer that is trusted, each with its :class:`Trust`; immutable.
 
-    It also remembers the headers of tokens that it has verified, and for each issuer the key that they
-    led to: a header is the same bytes for as long as a key signs. Only a valid signature gets one
-    remembered, so no stranger can fill that memory.
+    It also remembers the headers of tokens that it has verified, for each issuer the key that they led to,
+    and the sets that their scopes are: a header is the same bytes for as long as a key signs, and most
+    tokens have the scope of another. Only what a valid signature covers is remembered, so no stranger can
+    fill that memory, and it is bounded all the same.
     """
 
-    __slots__ = ("algorithms", "by_issuer", "headers", "max_size", "typs")
+    __slots__ = ("algorithms", "by_issuer", "headers", "max_size", "scopes", "typs")
 
     def __init__(self, trusts: Iterable[Trust], *, max_size: int = jws.MAX_SIZE) -> None:
         """Raises ConfigurationError when two trusts name one issuer."""
@@ -109,6 +110,7 @@ class Trusted:
         self.algorithms = frozenset().union(*(policy.algorithms for policy in policies))
         self.typs: frozenset[str | None] = frozenset().union(*(_TYPS[policy.profile] for policy in policies))
         self.headers: dict[bytes, jws.Header] = {}
+        self.scopes: dict[str, frozenset[str]] = {}
 
     def trust(self, issuer: Issuer) -> Trust | None:
         """What is believed about ``issuer``; None if it is not trusted."""
@@ -162,8 +164,7 @@ def verify(
     header = trusted.headers.get(header_part)
     header_bytes = jws.decode(header_part) if header is None else b""
     try:
-        payload = base64url.decode_ascii(payload_part)
-        signature = base64url.decode_ascii(signature_part)
+        payload, signature = base64url.decode_both(payload_part, signature_part)
     except base64url.NotBase64url:
         raise InvalidToken(Code.NOT_BASE64URL, "a part of the token is not base64url") from None
     if header is None:
@@ -174,7 +175,7 @@ def verify(
         raise InvalidToken(Code.BAD_KID, "kid is missing")
     # 5
     try:
-        claims = strict_json.decode(payload)
+        claims = strict_json.parse(payload)
     except strict_json.NotStrictJson as error:
         raise InvalidToken(Code.BAD_PAYLOAD, f"the payload is refused: {error}") from None
     if type(claims) is not dict:
@@ -217,7 +218,8 @@ def verify(
             jws.verify(key, message, signature)
             trusted.remember(header_part, header, key, proven)
     # 10 and 11
-    token = access_token(claims, policy, now, aud=aud, exp=exp, kid=kid, revocation=trust.revocation)
+    memory = trusted.scopes if key is not None else {}
+    token = access_token(claims, policy, now, aud, exp, kid, trust.revocation, memory)
     if key is None:
         raise KeyAbsent(policy.issuer, kid, header.alg, token.iat)
     # 12 and 13
@@ -230,7 +232,6 @@ def admit(
     trust: Trust,
     scopes: frozenset[str] = _NO_SCOPES,
     fresh_revocation: bool = False,
-    *,
     probe: Probe | None = None,
 ) -> None:
     """Steps 12 and 13 for a token whose signature is known to be good: what can change while it lives.
