@@ -301,3 +301,29 @@ async def test_killed_node_is_succeeded_once_its_heartbeat_is_old(world):
     assert await successor.can_sign(active[-1].kid)
     await successor.rounds(TIMING.lease)
     assert (await world.key(KeyState.PASSIVE)).kid == old.kid
+
+
+async def test_key_that_signs_unproven_is_looked_for_in_public(world):
+    """A wrong public URL sounds an alarm soon after the start; the first key signs all the same."""
+    world.site.away.add(PUBLIC)
+    node = world.node()
+    await node.round()
+    assert await node.can_sign((await world.key(KeyState.ACTIVE)).kid)
+    await node.rounds(TIMING.propagation + 2, every=1)
+    assert node.audit.counts[EventName.PROOF_FAILED] == 1
+    world.site.away.clear()
+    await node.rounds(120)
+    assert node.audit.counts[EventName.PROOF_FAILED] <= 2
+
+
+async def test_healthy_rotation_sounds_no_alarm(world):
+    """Workers that serve the successor a moment later are no failure of its proof."""
+    node = world.node()
+    await node.round()
+    await request_rotation(world.store.keyring, ISSUER)
+    for _ in range(3):
+        world.clock.advance(1)
+        await node.rotation.round()
+    await node.rounds(TIMING.lead + 20)
+    assert node.audit.counts[EventName.KEY_ACTIVATED] == 2
+    assert node.audit.counts[EventName.PROOF_FAILED] == 0

@@ -385,3 +385,18 @@ def test_settings_never_break_a_rule(values):
     }
     settings = outcome(lambda: read(document, {}))
     assert isinstance(settings, str) or broken_rules(settings.timing) == ()
+
+
+def test_variables_of_a_kubernetes_service_are_no_mistakes():
+    """A Service called mintmark puts variables with our prefix into every pod beside it."""
+    environ = {
+        "MINTMARK_SERVICE_HOST": "10.0.0.1",
+        "MINTMARK_SERVICE_PORT": "8420",
+        "MINTMARK_SERVICE_PORT_HTTP": "8420",
+        "MINTMARK_PORT": "tcp://10.0.0.1:8420",
+        "MINTMARK_PORT_8420_TCP": "tcp://10.0.0.1:8420",
+        "MINTMARK_PORT_8420_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(None, environ).issuer == load(None, {}).issuer
+    with pytest.raises(ConfigurationErrors):
+        load(None, {"MINTMARK_PORTS": "8420"})

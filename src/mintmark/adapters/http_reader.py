@@ -9,7 +9,8 @@ import msgspec
 from mintmark.ports.proof import ProofFailed
 from mintmark.units import Kid
 
-_TIMEOUT: Final = 5.0
+_TIMEOUT: Final = 3.0
+"""Seconds for the whole of it: heartbeats wait meanwhile."""
 _LARGEST: Final = 1 << 20
 
 
@@ -30,7 +31,7 @@ class HttpReader:
     async def kids(self, url: str) -> frozenset[Kid]:
         """The ``kid`` of every key at ``url``. Raises ProofFailed."""
         try:
-            async with asyncio.timeout(2 * _TIMEOUT):
+            async with asyncio.timeout(_TIMEOUT):
                 body = await self._fetch(url)
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, OSError) as error:
             raise ProofFailed(f"{url}: {type(error).__name__}") from error

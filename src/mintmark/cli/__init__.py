@@ -12,4 +12,6 @@ def main() -> int:
 
         sys.stderr.write(f"mintmark: {missing_package(error)}\n")
         return Status.MISUSED
+    except KeyboardInterrupt:
+        return 130
     return run(sys.argv[1:])

@@ -313,7 +313,7 @@ async def _run() -> int:
     with tempfile.TemporaryDirectory(prefix="mintmark-demo-") as folder:
         async with _client() as http:
             task = asyncio.ensure_future(_Demo(Path(folder), http).run())
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
             try:
                 await task

@@ -168,7 +168,8 @@ class _Node:
         signer = await start_signer(
             clock=SYSTEM_CLOCK,
             rsa_bits=settings.rsa_bits,
-            log_level=settings.log_level.upper(),
+            # What it says at level info is of interest to who looks for a fault.
+            log_level="DEBUG" if settings.log_level == "debug" else "WARNING",
             log_json=logs.as_json(settings),
         )
         workers: list[Worker] = []

@@ -8,6 +8,7 @@ line to the control process.
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -149,6 +150,9 @@ def main() -> int:
     """The process: three descriptors on its command line, and nothing secret."""
     listening, signing, line = (socket.socket(fileno=int(argument)) for argument in sys.argv[1:4])
     harden(Profile.WORKER)
+    # A thousand connections, which is what the soft limit often is, are not many.
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     for sock in (listening, signing, line):
         sock.set_inheritable(False)
 

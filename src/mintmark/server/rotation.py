@@ -94,6 +94,8 @@ class Rotation:
         self._watch: Watch | None = None
         self._beat_at = float("-inf")
         self._beaten = -1
+        self._found: Kid | None = None
+        self._look_again_at = float("-inf")
 
     async def round(self) -> None:
         """Beat, read, decide and perform what is due until nothing is.
@@ -106,6 +108,7 @@ class Rotation:
             await self._follow_leases(view)
             effects = keyring.due(await self._look(view), self._timing)
             if not await self._perform_first(effects, view):
+                await self._check_unproven(view)
                 return
 
     async def leave(self) -> None:
@@ -246,20 +249,12 @@ class Rotation:
         if key is None:
             return True
         behind = keyring.unserved(key, view.members, view.now)
-        if behind:
-            self._alarm(
-                EventName.PROOF_FAILED, kid, reason=f"{len(behind)} live nodes do not serve the key yet"
-            )
+        missing = f"{len(behind)} live nodes do not serve the key yet" if behind else await self._missing(kid)
+        if missing is not None:
+            # Not everywhere yet is news only once caches have had the time that they may take.
+            if view.now > key.prepared_at + self._timing.jwks_max_age + self._timing.propagation:
+                self._alarm(EventName.PROOF_FAILED, kid, reason=missing)
             return False
-        for url in self._proof_urls:
-            try:
-                found = await self._reader.kids(url)
-            except ProofFailed as failed:
-                self._report_unproven(key, view, str(failed))
-                return False
-            if kid not in found:
-                self._report_unproven(key, view, f"{url} does not list the key yet")
-                return False
         # The lead counts from a time read after the proof, so it is never counted too early.
         fresh = await self._store.read(self._issuer)
         if fresh.ring.generation == view.ring.generation:
@@ -267,10 +262,34 @@ class Rotation:
             await self._swap(fresh.ring, proven, EventName.KEY_PROVEN, kid=kid)
         return True
 
-    def _report_unproven(self, key: Key, view: RingView, reason: str) -> None:
-        """A key that is not readable everywhere yet is news once it has had the time that caches take."""
-        if view.now > key.prepared_at + self._timing.jwks_max_age + self._timing.propagation:
-            self._alarm(EventName.PROOF_FAILED, key.kid, reason=reason)
+    async def _missing(self, kid: Kid) -> str | None:
+        """Where and why verifiers would not find ``kid`` now; None where they would, everywhere."""
+        for url in self._proof_urls:
+            try:
+                found = await self._reader.kids(url)
+            except ProofFailed as failed:
+                return str(failed)
+            if kid not in found:
+                return f"{url} does not list the key yet"
+        return None
+
+    async def _check_unproven(self, view: RingView) -> None:
+        """Look whether verifiers find a key that had to sign without proof, and alarm while they do not.
+
+        An issuer's URL that is wrong would otherwise come out at the first rotation, hours later.
+        """
+        key = view.ring.held_by(self._node, KeyState.ACTIVE)
+        now = self._clock.monotonic()
+        if key is None or key.activated_at is None or key.proven_at is not None or key.kid == self._found:
+            return
+        if view.now <= key.activated_at + self._timing.propagation or now < self._look_again_at:
+            return
+        self._look_again_at = now + _REPEAT_ALARM
+        missing = await self._missing(key.kid)
+        if missing is None:
+            self._found = key.kid
+        else:
+            self._alarm(EventName.PROOF_FAILED, key.kid, reason=missing)
 
     async def _swap(self, before: Ring, after: Ring, name: EventName, **fields: Value) -> bool:
         """Whether ``after`` was taken; a lost swap is no event."""

@@ -106,6 +106,9 @@ class Sessions:
         )
         planned = self._issuing.plan(_request(session, granted, audiences), not_after=session.expires_at)
         session = sessions.covering(session, exp=planned.minting.exp, kid=planned.kid)
+        # Signed before the session is there, so that a signer that is away leaves no session that nobody
+        # has; until the store has taken it, the token goes nowhere.
+        issued = await self._issuing.sign(planned, granted)
         if not await self._store.sessions.start(session, user=user):
             # Disabled, or given another password, while the old one was being compared.
             raise self._failed(client, user.sub)
@@ -116,7 +119,6 @@ class Sessions:
             client_id=client.client_id,
             kid=planned.kid,
         )
-        issued = await self._issuing.sign(planned, granted)
         return SessionTokens(issued, token.text(), session.rid)
 
     async def _renew_hash(self, client: Client, user: User, password: str) -> User:

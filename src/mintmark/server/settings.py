@@ -45,6 +45,12 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = MappingProxyType(
 """Variables with our prefix that are no settings, and so no mistakes."""
 
 
+_OF_KUBERNETES: Final = re.compile(
+    r"MINTMARK_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+"""What Kubernetes sets in every pod beside a Service called ``mintmark``; nobody wrote these."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that was configured, converted and found consistent."""
@@ -142,7 +148,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "RS256",
         "What keys sign with. RS256 is read by every verifier; about half of them refuse EdDSA.",
     ),
-    Key("rsa_bits", number_of(2048, 3072, 4096), 2048, "Size of RSA keys; RS256 and PS256 only."),
+    Key("rsa_bits", number_of(2048, 3072), 2048, "Size of RSA keys; RS256 and PS256 only."),
     Key(
         "proof_urls",
         list_of(url("http(s) URL", plain_http=True)),
@@ -222,7 +228,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     Without ``path`` the file is the one that ``MINTMARK_CONFIG`` names, or ``mintmark.toml`` in the
     working directory if there is one. Raises ConfigurationErrors, which lists every mistake.
     """
-    if path is None and "MINTMARK_CONFIG" in environ:
+    if path is None and environ.get("MINTMARK_CONFIG"):
         path = Path(environ["MINTMARK_CONFIG"])
     if path is None:
         if not DEFAULT_FILE.is_file():
@@ -326,7 +332,7 @@ def _unknown_keys(
 def _unknown_variables(environ: Mapping[str, str]) -> Iterable[ConfigurationError]:
     known = [*_BY_VARIABLE, *OTHER_VARIABLES]
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and name not in known and _OF_KUBERNETES.fullmatch(name) is None:
             yield ConfigurationError(
                 shown(name), "is not a setting" + _near(name, known), where="environment"
             )
