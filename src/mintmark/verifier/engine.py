@@ -6,7 +6,6 @@ loop, or wait for a future that the loop resolves; when one of them gives up, th
 
 import asyncio
 import contextlib
-import logging
 import os
 import threading
 import weakref
@@ -14,8 +13,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from mintmark.errors import VerifierUnavailable
+from mintmark.verifier.event import LOGGER
 
-_LOGGER: Final = logging.getLogger("mintmark.verifier")
 _STOP_PATIENCE: Final = 5.0
 _PREPARING: Final = threading.RLock()
 """Held while modules are imported for an engine, and across a fork: a child that inherited a half-done
@@ -64,9 +63,8 @@ class Engine:
                 self._prepare()
             with self.lock:
                 self._start()
-        except Exception:  # no memory, no thread, no descriptor, no module
-            with contextlib.suppress(Exception):
-                _LOGGER.exception("a verifier's thread could not be started")
+        except Exception:  # noqa: BLE001 - no memory, no thread, no descriptor, no module
+            LOGGER.exception("a verifier's thread could not be started")
             raise VerifierUnavailable("internal", "the verifier could not be started") from None
 
     def _start(self) -> None:

@@ -4,7 +4,10 @@ An *incident* is an event that somebody should look at. Whoever sends us tokens 
 each kind is reported at most once a minute for each issuer, with the number of times it happened.
 """
 
+import asyncio
+import contextlib
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,6 +24,20 @@ _SHOWN: Final = 64
 _QUEUED: Final = 10_000
 
 Value: TypeAlias = str | int
+
+
+class _SafeLogger:
+    """The logger ``mintmark.verifier``, whose filters and handlers may fail without any harm."""
+
+    __slots__ = ()
+
+    def exception(self, what: str) -> None:
+        """Log the exception that is being handled."""
+        with contextlib.suppress(Exception):
+            _LOGGER.log(logging.ERROR, what, exc_info=sys.exception())
+
+
+LOGGER: Final = _SafeLogger()
 
 
 class EventName(StrEnum):
@@ -91,30 +108,42 @@ class Reporter:
         """Deliver what was told, in its order, holding no lock.
 
         Where another thread is delivering, or this one from inside a listener, that goes on with ours. An
-        error of the listener is logged and goes no further.
+        error of the listener is logged and goes no further, nor does one of the logging that is set up.
         """
         with self._lock:
             if self._delivering:
                 return
             self._delivering = True
-        while True:
+        try:
+            while (event := self._next()) is not None:
+                self._deliver(event)
+        except BaseException:
+            # Somebody interrupted this thread: the rest is delivered by the next.
             with self._lock:
-                if not self._told_not:
-                    self._delivering = False
-                    return
-                event = self._told_not.popleft()
-            self._deliver(event)
+                self._delivering = False
+            raise
+
+    def _next(self) -> Event | None:
+        with self._lock:
+            if self._told_not:
+                return self._told_not.popleft()
+            # Under the same lock, so that nothing told meanwhile is left lying.
+            self._delivering = False
+            return None
 
     def _deliver(self, event: Event) -> None:
-        level = _LEVELS.get(event.name, logging.DEBUG)
-        if _LOGGER.isEnabledFor(level):
-            details = " ".join(f"{key}={value}" for key, value in event.fields.items())
-            _LOGGER.log(level, "%s issuer=%s %s", event.name.value, event.issuer, details)
+        with contextlib.suppress(Exception):  # a filter's or a handler's mistake
+            level = _LEVELS.get(event.name, logging.DEBUG)
+            if _LOGGER.isEnabledFor(level):
+                details = " ".join(f"{key}={value}" for key, value in event.fields.items())
+                _LOGGER.log(level, "%s issuer=%s %s", event.name.value, event.issuer, details)
         if self._listener is not None:
             try:
                 self._listener(event)
-            except Exception:  # a listener's mistake must not decide about tokens
-                _LOGGER.exception("a listener of verifier events failed")
+            # A listener's mistake must not decide about tokens; on the engine's loop, a CancelledError
+            # would end a task in silence.
+            except (Exception, asyncio.CancelledError):
+                LOGGER.exception("a listener of verifier events failed")
 
     def incident(self, code: str, **fields: Value) -> None:
         """Report an incident, at most once a minute for each ``code``, with how many there were."""

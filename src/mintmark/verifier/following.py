@@ -5,7 +5,6 @@ when it holds, so that it goes stale by itself even if the engine's thread gets 
 """
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -19,14 +18,13 @@ from mintmark.errors import VerifierUnavailable
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.verifier import discovery, feed, keys
 from mintmark.verifier.engine import Engine
-from mintmark.verifier.event import EventName, Listener, Reporter
+from mintmark.verifier.event import LOGGER, EventName, Listener, Reporter
 from mintmark.verifier.fetch import Fetcher, load_client
 from mintmark.verifier.link import Link
 from mintmark.verifier.setting import Terms
 from mintmark.verifier.source import Source
 from mintmark.verifier.wait import Waiters, settle, sleep_until
 
-_LOGGER: Final = logging.getLogger("mintmark.verifier")
 _MARGIN: Final = 5.0
 
 
@@ -263,8 +261,8 @@ class Following:
                 tasks.create_task(self._expire_view())
                 for source in self.sources.values():
                     tasks.create_task(self._follow(source))
-        except* Exception:
-            _LOGGER.exception("following an issuer ended")
+        except* Exception:  # noqa: BLE001 - logged, and started again by the next caller
+            LOGGER.exception("following an issuer ended")
         finally:
             self._links.clear()
 

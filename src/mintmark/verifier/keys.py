@@ -1,18 +1,17 @@
 """Keeping one issuer's keys: one attempt at a time, when the cache says so or a caller asked."""
 
 import asyncio
-import logging
 import socket
 from typing import Final
 
 from mintmark.core.keyset import Freshness, parse_freshness
 from mintmark.verifier import discovery
 from mintmark.verifier.discovery import Discovery
+from mintmark.verifier.event import LOGGER
 from mintmark.verifier.fetch import Answer, FetchFailed, within
 from mintmark.verifier.link import Link
 from mintmark.verifier.wait import sleep_until
 
-_LOGGER: Final = logging.getLogger("mintmark.verifier")
 _MOVED: Final = frozenset(
     {"status_301", "status_302", "status_307", "status_308", "status_404", "status_410"}
 )
@@ -42,8 +41,8 @@ async def _attempt(link: Link) -> None:
         await within(link.clock, source.terms.limits.total, _load(link))
     except FetchFailed as error:
         failure = error.reason
-    except Exception:  # whatever a library does must not end the verifier
-        _LOGGER.exception("an attempt at the keys failed in an unforeseen way")
+    except Exception:  # noqa: BLE001 - whatever a library does must not end the verifier
+        LOGGER.exception("an attempt at the keys failed in an unforeseen way")
         failure = "internal"
     if failure is not None:
         with link.engine.lock:

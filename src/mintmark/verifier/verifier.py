@@ -1,7 +1,6 @@
 """The object that a service holds: a token goes in, who sent it comes out, or one of three errors."""
 
 import asyncio
-import logging
 import ssl
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -24,14 +23,13 @@ from mintmark.ports.clock import Clock, Entropy
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.units import Issuer as IssuerUrl
 from mintmark.verifier import setting
-from mintmark.verifier.event import Listener
+from mintmark.verifier.event import LOGGER, Listener
 from mintmark.verifier.following import Following, View
 from mintmark.verifier.setting import Issuer, Names
 
 Scopes: TypeAlias = str | Iterable[str]
 AnyClock: TypeAlias = Clock | Callable[[], float] | object
 
-_LOGGER: Final = logging.getLogger("mintmark.verifier")
 _NONE: Final[frozenset[str]] = frozenset()
 _INCIDENTS: Final = {
     Code.BAD_SIGNATURE: "bad_signature_known_kid",
@@ -229,8 +227,8 @@ class Verifier:
             raise
         except (VerificationError, KeyAbsent):
             raise
-        except Exception:  # a mistake of ours refuses the token, and is never blamed on it
-            _LOGGER.exception("a token could not be judged")
+        except Exception:  # noqa: BLE001 - a mistake of ours refuses the token, and is not its fault
+            LOGGER.exception("a token could not be judged")
             raise VerifierUnavailable("internal", "the token could not be judged") from None
         if fresh and token.iss in view.behind:
             raise VerifierUnavailable(Code.REVOCATION_STALE, "revocations are not up to date")
