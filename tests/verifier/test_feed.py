@@ -1,18 +1,22 @@
 """Following an issuer's revocations: what is denied when, and what an outage of the feed decides."""
 
+import contextlib
+import itertools
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 
-from mintmark import EventName, FeedPolicy, InvalidToken, Issuer, VerifierUnavailable
+from mintmark import EventName, FeedPolicy, InvalidToken, Issuer, Verifier, VerifierUnavailable
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing import FakeIssuer, Fault
+from mintmark.testing.origin import Origin, Reply
 from mintmark.verifier.discovery import Discovery
 from mintmark.verifier.event import Reporter
 from mintmark.verifier.feed import _catch_up
-from mintmark.verifier.fetch import Fetcher
+from mintmark.verifier.fetch import Fetcher, FetchFailed
 from mintmark.verifier.link import Link
 from mintmark.verifier.setting import check
 from mintmark.verifier.source import Source
@@ -197,6 +201,110 @@ async def test_a_long_page_lets_others_have_the_lock(issuer, clock, recorder):
     assert source.cache.is_revoked("kid1999")
     assert max(lock.grown) <= 500
     assert recorder.count(EventName.REVOCATION_APPLIED) == 1
+
+
+@contextlib.contextmanager
+def serving(clock, answer):
+    """An issuer of pages alone: ``answer`` makes one, or None for 410, of the cursor that is asked for."""
+
+    def reply(name, request):
+        page = answer(request.query.get("after"))
+        if page is None:
+            return Reply(status=410)
+        body = {"issuer": issuer.issuer, "complete": False, "events": [], "at": clock.now()} | page
+        return Reply(headers={"Content-Type": "application/json"}, body=json.dumps(body).encode())
+
+    origin = Origin(routes={"/revocations": "feed"}, answer=reply, clock=clock)
+    origin.start()
+    issuer = SimpleNamespace(issuer=f"http://127.0.0.1:{origin.port}", discovery={}, origin=origin)
+    try:
+        yield issuer
+    finally:
+        origin.close()
+
+
+def logout(n, clock):
+    """The event of one more session."""
+    return {"kind": "rid", "value": f"r{n}", "expires_at": clock.now() + 900}
+
+
+def endless(clock, cursor_of):
+    """Pages of one event each that never end; ``cursor_of`` gives the cursor of the n-th."""
+    numbers = itertools.count(1)
+
+    def answer(after):
+        n = next(numbers)
+        return {"cursor": cursor_of(n), "events": [logout(n, clock)]}
+
+    return answer
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("cursor_of", "events", "requests"),
+    [("same".format, True, 2), (lambda n: f"c{n % 3}", True, 4), ("c{}".format, False, 1)],
+)
+async def test_pages_that_lead_nowhere_are_a_failure(clock, recorder, cursor_of, events, requests):
+    """The same cursor again, a circle of them, a page of nothing with more to come: the feed fails."""
+    log = endless(clock, cursor_of)
+    with serving(clock, lambda after: log(after) | ({} if events else {"events": []})) as issuer:
+        with pytest.raises(FetchFailed, match="no_progress"):
+            await catching_up(issuer, clock, recorder)
+        assert issuer.origin.count("feed") == requests
+
+
+@pytest.mark.anyio
+async def test_a_log_begins_anew_once_in_an_attempt(clock, recorder):
+    """An issuer that forgets each cursor as soon as it gave it is asked again after a pause, not at once."""
+    with serving(
+        clock, lambda after: None if after else {"cursor": "c", "events": [logout(1, clock)]}
+    ) as issuer:
+        with pytest.raises(FetchFailed, match="status_410"):
+            await catching_up(issuer, clock, recorder)
+        assert issuer.origin.count("feed") == 4
+
+
+@pytest.mark.anyio
+async def test_catching_up_ends_in_time(clock, recorder):
+    """However fast new pages come, an attempt is over after its span; the next goes on from there."""
+    log = endless(clock, lambda n: f"c{n}")
+
+    def answer(after):
+        clock.advance(1)
+        return log(after)
+
+    with serving(clock, answer) as issuer:
+        with pytest.raises(FetchFailed, match="too_slow"):
+            await catching_up(issuer, clock, recorder, catch_up=30)
+        assert issuer.origin.count("feed") == 30
+
+
+@pytest.mark.anyio
+async def test_the_denylist_is_bounded(clock, recorder):
+    """More revocations than the setting allows are a feed that fails, until some have expired."""
+    log = endless(clock, lambda n: f"c{n}")
+    with serving(clock, log) as issuer:
+        with pytest.raises(FetchFailed, match="too_many_revocations"):
+            await catching_up(issuer, clock, recorder, entries=20)
+        assert issuer.origin.count("feed") == 21
+
+
+def test_a_flood_on_the_stream_makes_the_feed_fail(issuer, recorder, clock):
+    """Loudly, with what is known kept; it goes on once enough has expired."""
+    small = Issuer(issuer=issuer.issuer, audience="api", on_stale="deny", feed=FeedPolicy(entries=20))
+    with Verifier.many(small, clock=clock, on_event=recorder) as verifier:
+        assert verifier.start()
+        recorder.wait_for(EventName.FEED_FOLLOWED, 2)
+        for n in range(21):
+            issuer.announce(logout(n, clock))
+        recorder.wait_for(EventName.FEED_FAILED, reason="too_many_revocations")
+        assert refusal(verifier, issuer.mint(rid="r19")) == "revoked"
+        issuer.revoke(rid="late")
+        known = recorder.count(EventName.FEED_FOLLOWED)
+        clock.advance(1300)
+        recorder.pass_until(clock, EventName.FEED_FOLLOWED, known + 1)
+        assert refusal(verifier, issuer.mint(rid="late")) == "revoked"
+        assert verifier.verify(issuer.mint())
 
 
 # --- gaps --------------------------------------------------------------------------------------

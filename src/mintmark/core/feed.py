@@ -70,6 +70,11 @@ class FeedPolicy:
     page_size: int = 4 * 1024 * 1024
     page_events: int = 100_000
     pages: int = 10_000
+    """Pages that one attempt to catch up may take …"""
+    catch_up: Seconds = Seconds(300)
+    """… and its span; the next attempt goes on where it ended."""
+    entries: int = 10_000_000
+    """Revocations that are kept; with more of them the feed counts as failed."""
     message_size: int = 256 * 1024
 
 

@@ -19,6 +19,7 @@ from mintmark.core.feed import (
 from mintmark.core.keyset import Bucket
 from mintmark.verifier.fetch import FetchFailed
 from mintmark.verifier.link import Link
+from mintmark.verifier.source import TOO_MANY
 
 _LOGGER: Final = logging.getLogger("mintmark.verifier")
 _BACKOFF_MAX: Final = 60
@@ -54,7 +55,7 @@ async def follow(link: Link) -> None:
 
 
 async def _attempt(link: Link) -> str | None:
-    """Catch up and listen until the stream ends; why catching up failed, or None where it did not."""
+    """Catch up and listen until the stream ends; why that failed, or None where only the stream ended."""
     try:
         await _catch_up(link)
     except FetchFailed as error:
@@ -67,7 +68,11 @@ async def _attempt(link: Link) -> str | None:
     link.news()
     try:
         await _listen(link)
-    except (FetchFailed, Malformed) as error:
+    except FetchFailed as error:
+        if error.reason == TOO_MANY:
+            return error.reason
+        _LOGGER.debug("the stream of revocations ended: %s", error)
+    except Malformed as error:
         _LOGGER.debug("the stream of revocations ended: %s", error)
     except Exception:
         _LOGGER.exception("following revocations failed in an unforeseen way")
@@ -75,10 +80,19 @@ async def _attempt(link: Link) -> str | None:
 
 
 async def _catch_up(link: Link) -> None:
-    """Apply pages until one is complete; from the start where the issuer forgot our cursor."""
+    """Apply pages until one is complete; from the start, once, where the issuer forgot our cursor.
+
+    What was applied stays when this fails, so that the next attempt goes on from there, after a pause:
+    whatever the issuer answers, it is not asked without end.
+    """
     source = link.source
     policy = source.terms.feed
+    began = link.clock.monotonic()
+    forgotten = False
+    seen: set[str] = set()
     for _ in range(policy.pages):
+        if link.clock.monotonic() - began >= policy.catch_up:
+            raise FetchFailed("too_slow")
         found = source.discovery
         if found is None or found.feed is None:
             raise FetchFailed("no_feed")
@@ -87,12 +101,18 @@ async def _catch_up(link: Link) -> None:
         try:
             answer = await link.fetcher.get(_page_url(found.feed, cursor), size=policy.page_size)
         except FetchFailed as error:
-            if error.reason != "status_410" or cursor is None:
+            if error.reason != "status_410" or cursor is None or forgotten:
                 raise
+            forgotten = True
+            seen.clear()
             with link.engine.lock:
                 source.follower.reset()
             continue
         page = parse_page(answer.body, issuer=source.issuer, policy=policy)
+        if cursor is not None:
+            seen.add(cursor)
+        if not page.complete and (page.cursor in seen or not (page.events or page.ignored)):
+            raise FetchFailed("no_progress")
         await _apply(link, page)
         with link.engine.lock:
             source.paged(page, asked)
@@ -112,7 +132,7 @@ async def _apply(link: Link, page: Page) -> None:
             # Without a turn in between whoever waits for the lock would hardly ever get it.
             await link.clock.sleep(0)
         with link.engine.lock:
-            link.source.apply(page.events[start : start + _SLICE])
+            link.source.apply(page.events[start : start + _SLICE], page.at)
 
 
 def _page_url(feed: str, cursor: str | None) -> str:

@@ -4,7 +4,7 @@ Callers' threads and the engine's loop share this. Whatever changes it holds the
 decides is decided in core.keyset and core.feed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
@@ -26,6 +26,7 @@ from mintmark.verifier.event import EventName, Reporter
 from mintmark.verifier.fetch import FetchFailed
 from mintmark.verifier.setting import Terms
 
+TOO_MANY: Final = "too_many_revocations"
 _NEVER: Final = NumericDate(2**63 - 1)
 _NO_KEYS: Final = MappingProxyType[Kid, PublicKey]({})
 
@@ -45,6 +46,7 @@ class Source:
         self.discovered_at = float("-inf")
         self.feed_failures = 0
         """Attempts at the feed that failed since it last told us everything."""
+        self._room = 0
         self._entropy = entropy
         self._policy = terms.policy
 
@@ -217,8 +219,13 @@ class Source:
             self.reporter.tell(EventName.FEED_FAILED, reason=f"keys_{error.reason}")
             self._report(self.cache.revoke_many(dict.fromkeys(message.revoked, _NEVER)))
 
-    def apply(self, events: Iterable[RevocationEvent]) -> None:
-        """Some events of the log came; the caller lets go of the lock from time to time."""
+    def apply(self, events: Collection[RevocationEvent], at: NumericDate) -> None:
+        """Some events of the log came, told at the issuer's time ``at``.
+
+        Raises FetchFailed (``too_many_revocations``), with nothing applied, where they would be more than are
+        kept. The caller lets go of the lock from time to time.
+        """
+        self._make_room(len(events), at)
         kids: dict[Kid, NumericDate] = {}
         for event in events:
             self.denylist.apply(event)
@@ -227,6 +234,15 @@ class Source:
                 kids[kid] = max(event.expires_at, kids.get(kid, event.expires_at))
         if kids:
             self._report(self.cache.revoke_many(kids))
+
+    def _make_room(self, count: int, at: NumericDate) -> None:
+        # Counting takes longer than applying, so it is done only once that many came as there was room for.
+        if count > self._room:
+            self._forget(max(at, self.follower.issuer_time))
+            self._room = max(0, self.terms.feed.entries - len(self.denylist))
+            if count > self._room:
+                raise FetchFailed(TOO_MANY)
+        self._room -= count
 
     def paged(self, page: Page, asked: Instant) -> None:
         """All events of ``page``, asked for at ``asked``, were applied."""
@@ -240,7 +256,7 @@ class Source:
     def streamed(self, message: Revoked) -> None:
         """An event of the stream came."""
         if message.event is not None:
-            self.apply((message.event,))
+            self.apply((message.event,), self.follower.issuer_time)
             self.reporter.tell(EventName.REVOCATION_APPLIED, events=1, kind=message.event.kind.value)
         self.follower.applied(message)
 
@@ -254,13 +270,16 @@ class Source:
         return True
 
     def _followed(self) -> None:
-        # By the issuer's clock where ours is ahead: a step of ours must not make us forget.
-        now = min(self.clock.now(), self.follower.issuer_time)
-        self.denylist.prune(now)
-        self.cache.forget_revoked(now)
+        self._forget(self.follower.issuer_time)
         if self.follower.health(self.clock.monotonic()) is Health.LIVE:
             self.feed_failures = 0
             self.reporter.tell(EventName.FEED_FOLLOWED, entries=len(self.denylist))
+
+    def _forget(self, at: NumericDate) -> None:
+        # By the issuer's clock where ours is ahead: a step of ours must not make us forget.
+        now = min(self.clock.now(), at)
+        self.denylist.prune(now)
+        self.cache.forget_revoked(now)
 
     def feed_failed(self, reason: str) -> None:
         """An attempt at the feed failed."""
