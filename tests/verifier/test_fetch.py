@@ -90,6 +90,8 @@ async def test_304_is_an_answer_only_to_a_conditional_request(fetcher, serve):
             Reply(headers=GZIP, body=gzip.compress(b"{}")[:-9]),
             "content_encoding",
         ),
+        (Reply(headers=GZIP, body=gzip.compress(b"{}") + b"x"), "content_encoding"),
+        (Reply(headers=GZIP, body=gzip.compress(b"{}") * 2), "content_encoding"),
         (Reply(headers=JSON, body=b" " * (256 * 1024 + 1)), "too_large"),
     ],
 )
@@ -123,6 +125,29 @@ async def test_a_bomb_is_never_unpacked(fetcher, serve):
     finally:
         tracemalloc.stop()
     assert peak < 3 * 1024 * 1024
+
+
+async def pieces(first: bytes, then: bytes):
+    """A body of unknown length: ``first``, and 64 times ``then``, each a write of its own."""
+    yield first
+    for _ in range(64):
+        yield then
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "reason"),
+    [
+        (b"", b" " * 8192, "too_large"),
+        # Blocks of gzip that hold nothing: the body stays empty however many come.
+        (gzip.compress(b"")[:10], b"\0\0\0\xff\xff" * 2000, "too_large"),
+        (gzip.compress(b"{}"), b"x" * 8192, "content_encoding"),
+    ],
+    ids=["plain", "empty blocks", "after the end"],
+)
+async def test_what_comes_in_is_bounded_before_it_is_unpacked(fetcher, serve, first, then, reason):
+    """Whatever its length header does not say, and whatever it unpacks to."""
+    headers = GZIP if first else JSON
+    assert await failure(fetcher, serve(Reply(headers=headers, stream=pieces(first, then)))) == reason
 
 
 @pytest.mark.parametrize("fault", [Fault.HOLD, Fault.DRIP, Fault.DRIP_HEAD])

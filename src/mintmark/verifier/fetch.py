@@ -49,7 +49,7 @@ class Limits:
     total: Seconds = Seconds(5)
     """Wall-clock seconds from the first byte out to the last byte in, however evenly they drip."""
     size: int = 256 * 1024
-    """Bytes of a body, after decompression."""
+    """Bytes of a body, before decompression and after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +205,19 @@ async def _read(response: "httpx2.Response", size: int) -> bytes:
     # Unpacked here and not by the client, which would unpack a bomb whole before we could count it.
     unpack = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
     parts: list[bytes] = []
-    total = 0
+    raw = total = 0
     async for chunk in response.aiter_raw():
+        # What came in too: gzip has room for bytes that unpack to nothing.
+        raw += len(chunk)
+        if raw > size:
+            raise FetchFailed("too_large")
         try:
             part = chunk if unpack is None else unpack.decompress(chunk, size - total + 1)
         except zlib.error as error:
             raise FetchFailed("content_encoding") from error
+        if unpack is not None and unpack.unused_data:
+            # Bytes after the end: some would read them as more of the body, and zlib hoards them.
+            raise FetchFailed("content_encoding")
         total += len(part)
         if total > size:
             raise FetchFailed("too_large")
