@@ -441,9 +441,10 @@ def test_revoked_keys_go_together_and_once():
     published = cache.snapshot
     assert cache.revoke_many({A: later, B: NumericDate(T0)}) == Change()
     assert cache.snapshot is published
-    assert cache.revoke_many({Kid(f"kid{n}"): later for n in range(50_000)}) == Change()
+    many = {Kid(f"kid{n}"): later for n in range(50_000)}
+    assert cache.revoke_many(many) == Change()
     assert set(cache.snapshot.keys) == {C}
-    assert cache.revoked_entries == POLICY.revoked_size
+    assert sum(map(cache.is_revoked, many)) == POLICY.revoked_size - 2
     assert cache.revoke_many({C: later}).removed == (C,), "a key that is in use goes however many are gone"
 
 

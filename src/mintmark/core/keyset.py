@@ -16,6 +16,7 @@ need no lock. All other calls are short and must not overlap.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -28,7 +29,9 @@ from mintmark.units import Kid, NumericDate, Seconds
 K = TypeVar("K")
 
 _LONG: Final = 2**31
-_MAX_ETAG: Final = 512
+# RFC 9110 s.8.8.3 allows an ETag bytes from 0x80 on, which clients read and cannot write: with such a
+# condition no request would ever leave again.
+_SENDABLE: Final = re.compile("[ -~]{1,512}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +141,8 @@ def parse_freshness(cache_control: str | None, age: str | None, etag: str | None
     return Freshness(
         max_age=None if max_age is None else Seconds(max_age),
         age=Seconds(_delta_seconds(age or "") or 0),
-        etag=etag if etag and _can_be_sent(etag) else None,
+        etag=etag if _SENDABLE.fullmatch(etag or "") else None,
     )
-
-
-def _can_be_sent(etag: str) -> bool:
-    # RFC 9110 s.8.8.3 allows bytes from 0x80 on, which clients read and cannot write: with such a condition
-    # no request would ever leave again.
-    return len(etag) <= _MAX_ETAG and etag.isascii() and etag.isprintable()
 
 
 def _delta_seconds(text: str) -> int | None:
@@ -262,11 +259,6 @@ class KeyCache(Generic[K]):
     def negative_entries(self) -> int:
         """How many absent kids are remembered."""
         return len(self._negative)
-
-    @property
-    def revoked_entries(self) -> int:
-        """How many revoked kids are remembered."""
-        return len(self._revoked)
 
     def due_at(self) -> float:
         """The monotonic time of the next fetch in the background: refresh, or retry after a failure."""
