@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from mintmark import EventName, InvalidToken, Issuer, Verifier, VerifierUnavailable
-from mintmark.testing import FakeIssuer, Fault, SigningKey
-from mintmark.verifier.keys import _is_public
+from mintmark.testing import FakeIssuer, Fault, Recorder, SigningKey
+from mintmark.verifier import discovery
 
 pytestmark = pytest.mark.anyio
 
@@ -250,7 +250,36 @@ def test_keys_at_another_origin_need_leave(plain_issuer, follow, clock):
 )
 async def test_a_name_that_leads_into_our_own_network_is_not_public(host, public):
     """Each address that it has is looked at."""
-    assert await _is_public(host) is public
+    assert await discovery.is_public(host) is public
+
+
+@pytest.mark.parametrize("refused", ["jwks", "feed", "stream"])
+def test_no_url_of_a_public_issuer_leads_into_our_own_network(issuer, clock, monkeypatch, refused):
+    """Keys, pages and stream are not asked for at an allowed origin whose name is made to point there."""
+    elsewhere = issuer.issuer.replace("127.0.0.1", "localhost")
+    names = {"jwks": "jwks_uri", "feed": "mintmark_feed", "stream": "mintmark_feed_stream"}
+    path = {"jwks": "/.well-known/jwks.json", "feed": "/revocations", "stream": "/revocations/stream"}
+    issuer.discovery[names[refused]] = elsewhere + path[refused]
+
+    async def is_public(name):
+        return name == "127.0.0.1"  # as if: the issuer is on the Internet, and localhost is ours
+
+    monkeypatch.setattr(discovery, "is_public", is_public)
+    recorder = Recorder()
+    asked = Issuer(issuer=issuer.issuer, audience="api", allow_origins=[elsewhere])
+    verifier = Verifier.many(asked, clock=clock, on_event=recorder)
+    try:
+        verifier.start()
+        match refused:
+            case "jwks":
+                recorder.wait_for(EventName.REFRESH_FAILED, reason="private_address")
+            case "feed":
+                recorder.wait_for(EventName.FEED_FAILED, reason="private_address")
+            case "stream":
+                recorder.wait_for(EventName.FEED_FOLLOWED, 3)  # by pages, taken up again at once
+        assert issuer.requests(refused) == 0
+    finally:
+        verifier.close()
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ our network. So the document must name the issuer byte for byte (OpenID Connect 
 what it points to must lie at the issuer's own origin unless the deployer allowed another.
 """
 
+import asyncio
 import ipaddress
+import socket
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
@@ -101,6 +103,30 @@ def host(url: str) -> str:
 def foreign_host(url: str, issuer: str) -> str | None:
     """The host of ``url`` where it is another than the issuer's, so that its addresses must be looked at."""
     return None if host(url) == host(issuer) else host(url)
+
+
+async def check_address(url: str, issuer: str) -> None:
+    """Raise FetchFailed (``private_address``) where ``url`` leads into our network and the issuer does not.
+
+    The issuer's own host is not looked at: the deployer named it.
+    """
+    foreign = foreign_host(url, issuer)
+    if foreign is not None and await is_public(host(issuer)) and not await is_public(foreign):
+        raise FetchFailed("private_address")
+
+
+async def is_public(name: str) -> bool:
+    """Whether every address of ``name`` is on the Internet; raises FetchFailed where it has none.
+
+    The deployer allowed the origin, but its name may be made to point into his own network. The client
+    resolves it again, so this stops mistakes and lazy attackers; an allowed origin is trusted for the rest.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise FetchFailed("connect") from error
+    return all(is_public_address(str(address[4][0])) for address in found)
 
 
 def is_public_address(address: str) -> bool:

@@ -9,7 +9,7 @@ import importlib
 import re
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -83,7 +83,17 @@ class Fetcher:
     Lives on one event loop; an ``async with`` block opens and closes it.
     """
 
-    def __init__(self, *, limits: Limits, clock: Clock, tls: ssl.SSLContext | None, proxies: bool) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        clock: Clock,
+        tls: ssl.SSLContext | None,
+        proxies: bool,
+        vet: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        """``vet(url)`` is called before each request, and raises FetchFailed where it must not be made."""
+        self._vet = vet
         self._limits = limits
         self._clock = clock
         self._tls = tls
@@ -168,6 +178,8 @@ class Fetcher:
         client = self._client
         if client is None:
             raise FetchFailed("closed")
+        if self._vet is not None:
+            await self._vet(url)
         try:
             # The whole is bounded by the clock that we were given; these bound one step in real time.
             total = float(self._limits.total)

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from mintmark.core.feed import Health
@@ -273,6 +274,7 @@ class Following:
             tls=self._tls,
             # A proxy named in the environment is for the outside world.
             proxies=not discovery.is_loopback(source.issuer),
+            vet=partial(discovery.check_address, issuer=source.issuer),
         )
         async with fetcher, asyncio.TaskGroup() as tasks:
             link = Link(source, fetcher, self.engine, self.clock, self.news)

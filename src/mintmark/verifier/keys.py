@@ -1,7 +1,5 @@
 """Keeping one issuer's keys: one attempt at a time, when the cache says so or a caller asked."""
 
-import asyncio
-import socket
 from typing import Final
 
 from mintmark.core.keyset import Freshness, parse_freshness
@@ -55,9 +53,6 @@ async def _attempt(link: Link) -> None:
 async def _load(link: Link) -> None:
     source = link.source
     found = await _locate(link)
-    host = discovery.foreign_host(found.jwks_uri, source.issuer)
-    if host is not None and await _is_public(discovery.host(source.issuer)) and not await _is_public(host):
-        raise FetchFailed("private_address")
     conditional = source.cache.etag
     headers = {"If-None-Match": conditional} if conditional is not None else {}
     answer = await link.fetcher.get(found.jwks_uri, headers=headers)
@@ -99,20 +94,6 @@ async def _discover(link: Link) -> Discovery:
             raise
         answer = await link.fetcher.get(second)
     return discovery.parse(answer.body, issuer=source.issuer, origins=source.terms.origins)
-
-
-async def _is_public(host: str) -> bool:
-    """Whether every address of ``host`` is on the Internet; raises FetchFailed where it has none.
-
-    The deployer allowed the origin, but its name may be made to point into his own network. The client
-    resolves it again, so this stops mistakes and lazy attackers; an allowed origin is trusted for the rest.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise FetchFailed("connect") from error
-    return all(discovery.is_public_address(str(address[4][0])) for address in found)
 
 
 def _freshness(answer: Answer) -> Freshness:
