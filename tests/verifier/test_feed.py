@@ -307,6 +307,23 @@ def test_a_flood_on_the_stream_makes_the_feed_fail(issuer, recorder, clock):
         assert verifier.verify(issuer.mint())
 
 
+def test_a_stream_that_states_too_much_is_a_gap(issuer, follow, recorder):
+    """It is told, nothing of the message is believed, and the page tells what was revoked."""
+    verifier = followed(issuer, follow, recorder)
+    raw, stolen = issuer.mint(), issuer.kid
+    issuer.rotate()
+    recorder.wait_for(EventName.KEY_ADDED, 2)
+    issuer.disconnect()
+    for n in range(1_025):
+        issuer.revoke(kid=f"kid{n}", lose=True)
+    issuer.revoke(kid=stolen, lose=True)
+    issuer.disconnect()
+    recorder.wait_for(EventName.FEED_FAILED, reason="stream_malformed")
+    recorder.wait_for(EventName.KEY_REMOVED, kid=stolen)
+    assert refusal(verifier, raw) == "revoked"
+    assert verifier.verify(issuer.mint())
+
+
 # --- gaps --------------------------------------------------------------------------------------
 
 

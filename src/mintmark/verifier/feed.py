@@ -17,6 +17,7 @@ from mintmark.core.feed import (
     parse_page,
 )
 from mintmark.core.keyset import Bucket
+from mintmark.verifier.event import EventName
 from mintmark.verifier.fetch import FetchFailed
 from mintmark.verifier.link import Link
 from mintmark.verifier.source import TOO_MANY
@@ -72,8 +73,9 @@ async def _attempt(link: Link) -> str | None:
         if error.reason == TOO_MANY:
             return error.reason
         _LOGGER.debug("the stream of revocations ended: %s", error)
-    except Malformed as error:
-        _LOGGER.debug("the stream of revocations ended: %s", error)
+    except Malformed:
+        # Pages keep us up to date from now on, but later than the stream would: somebody should look.
+        link.source.reporter.tell(EventName.FEED_FAILED, reason="stream_malformed")
     except Exception:
         _LOGGER.exception("following revocations failed in an unforeseen way")
     return None
