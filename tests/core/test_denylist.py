@@ -167,6 +167,21 @@ def test_an_earlier_not_before_that_lasts_longer_is_kept():
             assert asked(listed, Token(None, None, Kid("k"), ClientId("c"), NumericDate(iat))) is kind
 
 
+def test_many_times_for_one_client_cost_what_few_do():
+    """Beyond 64 that each add something the earliest are one, which denies their tokens and no others."""
+    listed = Denylist()
+    for n in range(1_000):
+        listed.apply(event(Kind.CLIENT, "c", 5_000 + n, 4_000 - n))
+    assert len(listed) == 64
+    assert traced(lambda: listed.apply(event(Kind.CLIENT, "c", 7_000, 1_000))) < 300
+    assert len(listed) == 64
+    for iat, kind in ((4_000, Kind.CLIENT), (4_001, None)):
+        assert asked(listed, Token(None, None, Kid("k"), ClientId("c"), NumericDate(iat))) is kind
+    listed.prune(NumericDate(6_999))
+    for iat, kind in ((1_000, Kind.CLIENT), (4_001 - 64, Kind.CLIENT), (4_002 - 64, None)):
+        assert asked(listed, Token(None, None, Kid("k"), ClientId("c"), NumericDate(iat))) is kind
+
+
 def test_what_denies_by_time_expires_to_the_second():
     """A client's event is kept until its expires_at and no longer."""
     listed = Denylist()

@@ -23,6 +23,7 @@ from mintmark.units import ClientId, Jti, Kid, NumericDate, Rid, Seconds
 MAX_GROUPS: Final = 255
 """With more different expiries than this, entries share the next later one's group."""
 _LEAST_SIZE: Final = 8
+_MAX_PAIRS: Final = 64
 
 _RID: Final = Kind.RID
 _JTI: Final = Kind.JTI
@@ -140,8 +141,16 @@ class Denylist:
             return
         who = _EVERYONE if event.kind is _ALL else _ONE_CLIENT + event.value
         pairs = sorted({*self._timed.get(who, ()), (event.not_before, event.expires_at)}, reverse=True)
-        # A pair that another one covers for longer says nothing.
-        kept = [pair for at, pair in enumerate(pairs) if all(pair[1] > other[1] for other in pairs[:at])]
+        kept: list[tuple[NumericDate, NumericDate]] = []
+        for pair in pairs:
+            # A pair that another one covers for longer says nothing.
+            if not kept or pair[1] > kept[-1][1]:
+                kept.append(pair)
+        if len(kept) > _MAX_PAIRS:
+            # Too many would make every event and every look slow. The two earliest become one that covers
+            # both; what it denies for longer than it was told to has expired.
+            last = kept.pop()
+            kept[-1] = (kept[-1][0], last[1])
         self._timed[who] = tuple(kept)
 
     def covers(
