@@ -239,3 +239,20 @@ def test_a_server_that_cannot_answer_a_handshake_closes_it(app, issuer):
     ):
         pass
     assert refused.value.code == 1008
+
+
+def test_scopes_may_be_written_with_a_space_between(auth, issuer):
+    """As OAuth writes them: each is required, and each stands alone in the OpenAPI document."""
+    app = FastAPI(lifespan=auth.lifespan)
+
+    @app.get("/both")
+    def both(token: Annotated[AccessToken, auth.require("orders:read orders:write")]):
+        return {"sub": token.sub}
+
+    with TestClient(app) as client:
+        for scope, status in (("orders:read orders:write", 200), ("orders:read", 403)):
+            raw = issuer.mint(audience="orders", scope=scope)
+            answer = client.get("/both", headers={"Authorization": f"Bearer {raw}"})
+            assert answer.status_code == status
+        [needed] = client.get("/openapi.json").json()["paths"]["/both"]["get"]["security"]
+    assert needed == {"mintmark": ["orders:read", "orders:write"]}

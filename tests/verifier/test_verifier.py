@@ -206,6 +206,12 @@ def test_scopes_are_required_in_any_spelling():
     with pytest.raises(InsufficientScope):
         verifier.require("admin").verify(token())
     assert verifier.require("orders:read").verify(token()).jti == "t1"
+    for spaced in (["orders:read orders:write"], ["orders:read", " orders:write "]):
+        assert verifier.verify(token(), scopes=spaced).jti == "t1"
+        assert verifier.require(*spaced).verify(token()).jti == "t1"
+        with pytest.raises(InsufficientScope) as refused:
+            verifier.require(*spaced, "admin root").verify(token())
+        assert refused.value.missing == ("admin", "root")
 
 
 async def test_async_and_sync_give_the_same_answers():

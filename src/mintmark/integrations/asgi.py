@@ -125,7 +125,7 @@ class RequireToken:
     ) -> None:
         self._app = app
         self._requirement = verifier.require(
-            *(scopes.split() if isinstance(scopes, str) else scopes), fresh_revocation=fresh_revocation
+            *((scopes,) if isinstance(scopes, str) else scopes), fresh_revocation=fresh_revocation
         )
         self._exclude = frozenset(exclude)
 

@@ -69,9 +69,12 @@ class Auth(SecurityBase):
     def require(self, *scopes: str, fresh_revocation: bool = False) -> Any:
         """What goes into ``Annotated[AccessToken, …]``: a token that has all ``scopes``.
 
+        Each of them is one scope, or several with a space between them.
         ``fresh_revocation`` answers 503 rather than rely on revocations older than the verifier's bound.
         """
-        return Security(self._fresh() if fresh_revocation else self, scopes=list(scopes))
+        # One by one: FastAPI passes them on, and writes them into the OpenAPI document, as they are.
+        single = [scope for text in scopes for scope in text.split()]
+        return Security(self._fresh() if fresh_revocation else self, scopes=single)
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:

@@ -205,7 +205,7 @@ class Verifier:
             return token
 
     def require(self, *scopes: str, fresh_revocation: bool = False) -> "Requirement":
-        """This verifier, with ``scopes`` that every token must have."""
+        """This verifier, with ``scopes`` that every token must have: each one scope, or several spaced."""
         return Requirement(self, _scopes(scopes), fresh_revocation)
 
     @property
@@ -375,10 +375,12 @@ class Requirement:
 
 
 def _scopes(scopes: Scopes) -> frozenset[str]:
-    """One scope, several with a space between them as OAuth writes them, or any iterable of scopes."""
+    """One scope, several with a space between them as OAuth writes them, or any iterable of such text."""
     if not scopes:
         return _NONE
-    return frozenset(scopes.split()) if isinstance(scopes, str) else frozenset(scopes)
+    texts = (scopes,) if isinstance(scopes, str) else scopes
+    # No scope holds a space (RFC 6749 s.3.3): one that seemed to would be a scope that no token has.
+    return frozenset(scope for text in texts for scope in text.split())
 
 
 def _silent() -> VerifierUnavailable:
