@@ -11,7 +11,7 @@ Two logs with a planted mistake show that the machine would notice.
 import shutil
 import sqlite3
 import tempfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -157,9 +157,9 @@ class SqliteLog:
 
     def back_up(self) -> Path:
         copy = Path(tempfile.mktemp(dir=self._folder, suffix=".backup"))
-        with sqlite3.connect(copy) as target:
-            driver(self._connections["r0"]).backup(target)
-        target.close()
+        # Not through a reader's connection, whose open snapshot would be what is copied.
+        with closing(sqlite3.connect(self._path)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
         return copy
 
     def restore(self, backup: Path) -> None:
