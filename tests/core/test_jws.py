@@ -1,5 +1,7 @@
 """Signing, taking apart and verifying compact JWS."""
 
+from unittest.mock import Mock
+
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -176,6 +178,32 @@ def test_a_class_of_bytes_or_text_runs_no_code_of_its_own():
         jws.parse(Small(b"a" * 10_000))
     assert caught.value.code == Code.TOO_LARGE
     assert jws.parse(Small(forge.token().encode())).header.alg is Algorithm.ES256
+
+
+@pytest.mark.parametrize("lie", [str, bytes])
+def test_an_object_that_lies_about_its_class_is_no_text(lie):
+    """What it says that it is does not count, nor what it would run where it is believed."""
+    liar = type("Liar", (), {"__class__": property(lambda _: lie)})
+    for raw in (liar(), Mock(spec=lie)):
+        assert isinstance(raw, lie)
+        with pytest.raises(InvalidToken) as caught:
+            jws.parse(raw)
+        assert caught.value.code == Code.NOT_TEXT
+
+
+def test_bytes_that_hook_their_own_reading_are_read_as_they_are():
+    """Neither conversion, slicing nor the buffer of a subclass is asked."""
+
+    class Hooked(bytes):
+        def other(self, *_args):
+            raise AssertionError("asked")
+
+        __bytes__ = __buffer__ = __getitem__ = __iter__ = __len__ = decode = rpartition = other
+
+    raw = forge.token().encode()
+    message, *_ = jws.split(Hooked(raw))
+    assert message == raw.rpartition(b".")[0]
+    assert type(message) is bytes
 
 
 def test_the_public_half_is_found_by_its_thumbprint():

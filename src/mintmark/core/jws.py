@@ -7,7 +7,7 @@ that is already pinned to its algorithm, so a token never chooses how it is chec
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -178,17 +178,25 @@ def split(raw: object, max_size: int = MAX_SIZE) -> tuple[bytes, bytes, bytes, b
 
 def _text(raw: object, max_size: int) -> bytes:
     """``raw`` as bytes; the base types' own methods are called, so that no subclass runs code here."""
-    if isinstance(raw, str):
-        size, ascii_only = str.__len__(raw), str.isascii(raw)
-    elif isinstance(raw, bytes):
-        size, ascii_only = bytes.__len__(raw), bytes.isascii(raw)
-    else:
-        raise InvalidToken(Code.NOT_TEXT, "the token is not text")
+    # By type(): isinstance would also believe what an object says of its own class.
+    kind = type(raw)
+    if issubclass(kind, str):
+        text = cast("str", raw)
+        _check_form(str.__len__(text), str.isascii(text), max_size)
+        return str.encode(text)
+    if issubclass(kind, bytes):
+        data = cast("bytes", raw)
+        _check_form(bytes.__len__(data), bytes.isascii(data), max_size)
+        # A slice of the whole copies a subclass; bytes() and memoryview() would ask it for its content.
+        return bytes.__getitem__(data, slice(None))
+    raise InvalidToken(Code.NOT_TEXT, "the token is not text")
+
+
+def _check_form(size: int, is_ascii: bool, max_size: int) -> None:
     if size > max_size:
         raise InvalidToken(Code.TOO_LARGE, f"the token is longer than {max_size} characters")
-    if not ascii_only:
+    if not is_ascii:
         raise InvalidToken(Code.NOT_TEXT, "the token is not ASCII")
-    return str.encode(raw) if isinstance(raw, str) else memoryview(raw).tobytes()
 
 
 def decode(part: bytes) -> bytes:
