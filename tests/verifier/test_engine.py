@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import httpx2
 import pytest
 
 from mintmark import Issuer, Verifier, VerifierUnavailable
@@ -50,35 +51,65 @@ def test_the_thread_imports_nothing():
     assert found.stdout.split() == []
 
 
+class Gate:
+    """Something slow that a thread does, and that a fork must not cut in two."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on, self.done = threading.Event(), threading.Event(), threading.Event()
+
+    def pass_through(self) -> None:
+        self.begun.set()
+        self.go_on.wait(20)
+        self.done.set()
+
+    def fork(self) -> int:
+        """The exit code of a child that was forked meanwhile: 0 where the slow thing was done by then."""
+        codes: list[int] = []
+
+        def fork() -> None:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if self.done.is_set() else 1)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+        assert self.begun.wait(20)
+        forking = threading.Thread(target=fork)
+        forking.start()
+        forking.join(0.2)  # all the time that a fork which does not wait could want
+        self.go_on.set()
+        forking.join(20)
+        [code] = codes
+        return code
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_waits_until_the_imports_are_done():
     """Those that the starting caller makes, in whichever thread that is."""
-    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
-    codes: list[int] = []
-
-    def prepare() -> None:
-        begun.set()
-        go_on.wait(20)
-        done.set()
-
-    def fork() -> None:
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0 if done.is_set() else 1)
-        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-
-    started = engine(prepare)
+    gate = Gate()
+    started = engine(gate.pass_through)
     starting = threading.Thread(target=started.start)
-    forking = threading.Thread(target=fork)
     starting.start()
-    assert begun.wait(20)
-    forking.start()
-    forking.join(0.2)  # all the time that a fork which does not wait could want
-    go_on.set()
-    forking.join(20)
+    assert gate.fork() == 0
     starting.join(20)
     started.stop()
-    assert codes == [0]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_waits_until_the_client_is_made(issuer, follow, monkeypatch):
+    """It reads certificates meanwhile, under locks of OpenSSL's that a child could never take."""
+    gate, make = Gate(), httpx2.AsyncClient
+
+    def slow(**options):
+        gate.pass_through()
+        return make(**options)
+
+    monkeypatch.setattr(httpx2, "AsyncClient", slow)
+    verifier = follow(issuer)
+    starting = threading.Thread(target=verifier.start)
+    starting.start()
+    assert gate.fork() == 0
+    starting.join(20)
+    assert verifier.ready()
 
 
 @pytest.mark.parametrize("lack", ["thread", "loop", "module"])

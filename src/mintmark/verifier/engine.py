@@ -16,9 +16,12 @@ from mintmark.errors import VerifierUnavailable
 from mintmark.verifier.event import LOGGER
 
 _STOP_PATIENCE: Final = 5.0
-_PREPARING: Final = threading.RLock()
-"""Held while modules are imported for an engine, and across a fork: a child that inherited a half-done
-import would wait for ever for the thread that was at it, which it does not have."""
+PREPARING: Final = threading.RLock()
+"""Held while modules are imported for an engine and its clients are made, and across a fork.
+
+A child that inherited a half-done import, or a lock of OpenSSL's that reading certificates takes, would
+wait for ever for the thread that was at it, which it does not have.
+"""
 
 
 class Engine:
@@ -59,7 +62,7 @@ class Engine:
         if self.running or self.closed:
             return
         try:
-            with _PREPARING:
+            with PREPARING:
                 self._prepare()
             with self.lock:
                 self._start()
@@ -168,7 +171,7 @@ _held: list[Engine] = []
 
 
 def _before_fork() -> None:
-    _PREPARING.acquire()
+    PREPARING.acquire()
     # With every lock held no thread is halfway through a change that the child would inherit.
     _held[:] = list(_ENGINES)
     for engine in _held:
@@ -179,14 +182,14 @@ def _after_fork_in_parent() -> None:
     for engine in _held:
         engine.lock.release()
     _held.clear()
-    _PREPARING.release()
+    PREPARING.release()
 
 
 def _after_fork_in_child() -> None:
     for engine in _held:
         engine.reset_after_fork()
     _held.clear()
-    _PREPARING.release()
+    PREPARING.release()
 
 
 os.register_at_fork(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from mintmark.errors import MintmarkError
 from mintmark.ports.clock import Clock
 from mintmark.units import Seconds
+from mintmark.verifier.engine import PREPARING
 
 if TYPE_CHECKING:
     import httpx2
@@ -104,13 +105,14 @@ class Fetcher:
         # Imported here: it takes longer than everything else that ``import mintmark`` loads.
         import httpx2  # noqa: PLC0415
 
-        self._client = httpx2.AsyncClient(
-            verify=True if self._tls is None else self._tls,
-            trust_env=self._proxies,
-            follow_redirects=False,
-            headers={"User-Agent": "mintmark-verifier", "Accept-Encoding": "gzip"},
-            limits=httpx2.Limits(max_connections=8, max_keepalive_connections=2, keepalive_expiry=30),
-        )
+        with PREPARING:
+            self._client = httpx2.AsyncClient(
+                verify=True if self._tls is None else self._tls,
+                trust_env=self._proxies,
+                follow_redirects=False,
+                headers={"User-Agent": "mintmark-verifier", "Accept-Encoding": "gzip"},
+                limits=httpx2.Limits(max_connections=8, max_keepalive_connections=2, keepalive_expiry=30),
+            )
         return self
 
     async def __aexit__(self, *_: object) -> None:
