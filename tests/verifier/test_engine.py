@@ -9,7 +9,7 @@ import threading
 import httpx2
 import pytest
 
-from mintmark import Issuer, Verifier, VerifierUnavailable
+from mintmark import EventName, Issuer, Verifier, VerifierUnavailable
 from mintmark.testing import Fault
 from mintmark.verifier import following
 from mintmark.verifier.engine import Engine
@@ -132,6 +132,27 @@ def test_a_verifier_that_cannot_start_says_so_and_tries_again(issuer, follow, mo
             with pytest.raises(VerifierUnavailable) as refused:
                 verifier.verify(issuer.mint())
             assert refused.value.code == "internal"
+    assert verifier.verify(issuer.mint()).sub == "usr_1"
+
+
+def test_a_client_that_cannot_be_made_is_a_failed_attempt(issuer, follow, clock, recorder, monkeypatch):
+    """Without certificates, say: 503 at once, and tried again after a pause, not by thread after thread."""
+    verifier = follow(issuer)
+    made: list[int] = []
+
+    def fail(**_options):
+        made.append(1)
+        raise OSError("no certificates")
+
+    with monkeypatch.context() as without:
+        without.setattr(httpx2, "AsyncClient", fail)
+        for _ in range(3):
+            with pytest.raises(VerifierUnavailable) as refused:
+                verifier.verify(issuer.mint())
+            assert refused.value.code == "keys_cold"
+    assert len(made) <= 6
+    clock.advance(60)
+    recorder.wait_for(EventName.KEYSET_LOADED)
     assert verifier.verify(issuer.mint()).sub == "usr_1"
 
 

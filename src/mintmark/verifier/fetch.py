@@ -99,23 +99,31 @@ class Fetcher:
         self._clock = clock
         self._tls = tls
         self._proxies = proxies
+        self._entered = False
         self._client: httpx2.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
+        self._entered = True
+        return self
+
+    def _made(self) -> "httpx2.AsyncClient":
+        """The client, made for the first request: one that cannot be made is a request that failed."""
         # Imported here: it takes longer than everything else that ``import mintmark`` loads.
         import httpx2  # noqa: PLC0415
 
-        with PREPARING:
-            self._client = httpx2.AsyncClient(
-                verify=True if self._tls is None else self._tls,
-                trust_env=self._proxies,
-                follow_redirects=False,
-                headers={"User-Agent": "mintmark-verifier", "Accept-Encoding": "gzip"},
-                limits=httpx2.Limits(max_connections=8, max_keepalive_connections=2, keepalive_expiry=30),
-            )
-        return self
+        if self._client is None:
+            with PREPARING:
+                self._client = httpx2.AsyncClient(
+                    verify=True if self._tls is None else self._tls,
+                    trust_env=self._proxies,
+                    follow_redirects=False,
+                    headers={"User-Agent": "mintmark-verifier", "Accept-Encoding": "gzip"},
+                    limits=httpx2.Limits(max_connections=8, max_keepalive_connections=2, keepalive_expiry=30),
+                )
+        return self._client
 
     async def __aexit__(self, *_: object) -> None:
+        self._entered = False
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
@@ -177,9 +185,12 @@ class Fetcher:
     ) -> "AsyncIterator[httpx2.Response]":
         import httpx2  # noqa: PLC0415
 
-        client = self._client
-        if client is None:
+        if not self._entered:
             raise FetchFailed("closed")
+        try:
+            client = self._made()
+        except Exception as error:  # no certificates, a proxy that is none
+            raise FetchFailed("client") from error
         if self._vet is not None:
             await self._vet(url)
         try:
