@@ -45,9 +45,7 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = MappingProxyType(
 """Variables with our prefix that are no settings, and so no mistakes."""
 
 
-_OF_KUBERNETES: Final = re.compile(
-    r"MINTMARK_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
-)
+_OF_KUBERNETES: Final = re.compile(r"MINTMARK_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
 """What Kubernetes sets in every pod beside a Service called ``mintmark``; nobody wrote these."""
 
 

@@ -24,6 +24,11 @@ from mintmark.verifier.source import TOO_MANY
 
 _LOGGER: Final = logging.getLogger("mintmark.verifier")
 _BACKOFF_MAX: Final = 60
+_SOON: Final = 2.0
+"""Seconds that a verifier whose stream spoke lately waits at the most before it asks again. A node that
+restarts is back in a second or two, and until its followers are too they do not hear of a logout."""
+_AWAY: Final = frozenset({"connect", "network", "timeout", "status_502", "status_503", "status_504"})
+"""Failures that an issuer which restarts gives; for those of another kind haste is of no use."""
 _RESTARTS: Final = 3
 """A stream that ends is taken up again at once this many times; then as often as heartbeats come, so that
 pages alone keep us up to date where no stream ever works."""
@@ -48,10 +53,14 @@ async def follow(link: Link) -> None:
                 source.feed_failed(failure)
             failures, chance = source.feed_failures, source.random()
         link.news()
+        now = link.clock.monotonic()
+        spoke_lately = now - source.stream_spoke_at < source.terms.feed.bound
         if failures:
-            await link.clock.sleep(min(_BACKOFF_MAX, 2 ** min(failures - 1, 16)) * chance)
-        elif not restarts.take(link.clock.monotonic()):
-            await link.clock.sleep(restarts.wait(link.clock.monotonic()))
+            longest = _SOON if spoke_lately and failure in _AWAY else _BACKOFF_MAX
+            await link.clock.sleep(min(longest, 2 ** min(failures - 1, 16)) * chance)
+        elif not restarts.take(now):
+            wait = restarts.wait(now)
+            await link.clock.sleep(min(_SOON * chance, wait) if spoke_lately else wait)
             restarts.take(link.clock.monotonic())
 
 
@@ -191,6 +200,7 @@ def _take(link: Link, message: Message | None, *, announces: bool) -> bool:
             case Revocation():
                 source.streamed(message)
             case Heartbeat():
+                source.stream_spoke_at = link.clock.monotonic()
                 return source.beat(message, announces=announces)
             case Keys():
                 source.pushed(message)

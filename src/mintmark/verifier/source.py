@@ -46,6 +46,8 @@ class Source:
         self.discovered_at = float("-inf")
         self.feed_failures = 0
         """Attempts at the feed that failed since it last told us everything."""
+        self.stream_spoke_at = float("-inf")
+        """When, by the monotonic clock, a heartbeat last came over the stream."""
         self._room = 0
         self._entropy = entropy
         self._policy = terms.policy
