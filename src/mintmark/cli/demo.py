@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -324,7 +323,7 @@ def run_demo() -> int:
 
 async def _run() -> int:
     with tempfile.TemporaryDirectory(prefix="mintmark-demo-") as folder:
-        async with _client() as http:
+        async with httpx2.AsyncClient(timeout=10, trust_env=False) as http:
             task = asyncio.ensure_future(_Demo(Path(folder), http).run())
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
@@ -336,12 +335,6 @@ async def _run() -> int:
             except asyncio.CancelledError:
                 return 130
     return 0
-
-
-@contextlib.asynccontextmanager
-async def _client() -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(timeout=10, trust_env=False) as client:
-        yield client
 
 
 def _free_ports(count: int) -> list[int]:
