@@ -16,7 +16,9 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 def _cannot(reason: str) -> NoReturn:
-    pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 class Workers:
