@@ -93,7 +93,8 @@ def test_a_listener_on_the_engines_thread_is_never_made_to_wait(issuer, clock):
                 answers.append(error.code)
             answered.set()
 
-    with Verifier(issuer.issuer, audience="api", clock=clock, on_event=listener) as verifier:
+    verifier = Verifier(issuer.issuer, audience="api", clock=clock, on_event=listener)
+    with verifier:
         assert answered.wait(20)
         assert verifier.verify(issuer.mint()).sub == "usr_1"
     assert answers == ["would_block"]
