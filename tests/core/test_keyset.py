@@ -134,11 +134,12 @@ def test_only_an_etag_that_can_be_sent_back_is_kept(etag, kept):
 def test_after_a_failure_the_set_is_asked_for_without_condition():
     """Whatever it is about the condition that fails, it fails once."""
     cache = cache_with(KEYS)
-    assert cache.etag == '"1"'
+    etags = [cache.etag]
     fail(cache, 240)
-    assert cache.etag is None
+    etags.append(cache.etag)
     load(cache, KEYS, 300)
-    assert cache.etag == '"1"'
+    etags.append(cache.etag)
+    assert etags == ['"1"', None, '"1"']
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing import FakeIssuer, Fault
 from mintmark.testing.origin import Origin, Reply
 from mintmark.verifier.discovery import Discovery
+from mintmark.verifier.engine import Engine
 from mintmark.verifier.event import Reporter
 from mintmark.verifier.feed import _catch_up
 from mintmark.verifier.fetch import Fetcher, FetchFailed
@@ -183,7 +185,8 @@ async def catching_up(issuer, clock, recorder, **numbers):
     lock = MeasuredLock()
     lock.source = source
     async with fetcher:
-        link = Link(source, fetcher, SimpleNamespace(lock=lock), clock, reporter.flush)
+        engine = cast("Engine", SimpleNamespace(lock=lock))
+        link = Link(source, fetcher, engine, clock, reporter.flush)
         try:
             await _catch_up(link)
         finally:
@@ -304,7 +307,7 @@ def test_a_flood_on_the_stream_makes_the_feed_fail(issuer, recorder, clock):
         clock.advance(1300)
         recorder.pass_until(clock, EventName.FEED_FOLLOWED, known + 1)
         assert refusal(verifier, issuer.mint(rid="late")) == "revoked"
-        assert verifier.verify(issuer.mint())
+        assert verifier.verify(issuer.mint()).sub == "usr_1"
 
 
 def test_a_stream_that_states_too_much_is_a_gap(issuer, follow, recorder, clock):
