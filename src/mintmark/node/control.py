@@ -51,8 +51,9 @@ def serve(settings: Settings) -> int:
     Raises ConfigurationError for a port that is taken or timing that differs from live nodes', and
     StoreUnavailable or StoreDamaged where the store cannot be opened.
     """
-    harden(Profile.CONTROL)
+    hardening = harden(Profile.CONTROL)
     logs.configure(settings)
+    logs.report(hardening)
     with asyncio.Runner(loop_factory=_loop) as runner:
         return runner.run(_serve(settings))
 

@@ -5,6 +5,7 @@ import sys
 
 import structlog
 
+from mintmark.ports.signer import HardeningReport
 from mintmark.server.settings import Settings
 from mintmark.signer.logline import JsonFormatter
 
@@ -39,3 +40,10 @@ def configure(settings: Settings) -> None:
     )
     if json:
         logging.getLogger().handlers[0].setFormatter(JsonFormatter())
+
+
+def report(hardening: HardeningReport) -> None:
+    """Log each protection of this process: quietly where it is on, as a warning where it is not."""
+    for item in hardening:
+        level = logging.DEBUG if item.on else logging.WARNING
+        logging.getLogger("mintmark.hardening").log(level, "%s: %s", item.name, item.reason)

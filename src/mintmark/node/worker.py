@@ -26,6 +26,7 @@ from mintmark.http.protocol import bounded_http
 from mintmark.node import logs
 from mintmark.node.link import Assignment, Line, Served, decode_assignment
 from mintmark.node.store import open_bus, open_passwords, open_store
+from mintmark.ports.signer import HardeningReport
 from mintmark.server.audit import Audit
 from mintmark.server.services import Services, compose
 from mintmark.signer.client import SignerClient
@@ -46,13 +47,16 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def work(listening: socket.socket, signing: socket.socket, line: Line) -> int:
+async def work(
+    listening: socket.socket, signing: socket.socket, line: Line, hardening: HardeningReport
+) -> int:
     """Serve until told to leave, or until the control process is gone; the exit status."""
     first = await line.receive()
     if not first:
         return 1
     assignment = decode_assignment(first)
     logs.configure(assignment.settings)
+    logs.report(hardening)
     # It warns of every malformed request, so any stranger could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     async with _services(assignment, signing) as services:
@@ -149,7 +153,7 @@ async def _leave_with_control(line: Line, leave: Callable[[], None]) -> None:
 def main() -> int:
     """The process: three descriptors on its command line, and nothing secret."""
     listening, signing, line = (socket.socket(fileno=int(argument)) for argument in sys.argv[1:4])
-    harden(Profile.WORKER)
+    hardening = harden(Profile.WORKER)
     # A thousand connections, which is what the soft limit often is, are not many.
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
@@ -157,7 +161,7 @@ def main() -> int:
         sock.set_inheritable(False)
 
     async def run() -> int:
-        return await work(listening, signing, await Line.open(line))
+        return await work(listening, signing, await Line.open(line), hardening)
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

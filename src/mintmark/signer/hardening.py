@@ -1,7 +1,7 @@
 """What keeps a node's processes from giving their memory away.
 
 Every process of a node calls :func:`harden` before it holds a secret. It never fails: a protection that
-the machine does not offer is reported as off, with the reason, and ``mintmark doctor`` prints it.
+the machine does not offer is reported as off, with the reason, for whoever called it to log.
 """
 
 import ctypes
