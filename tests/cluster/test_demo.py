@@ -13,7 +13,7 @@ def test_demo_holds_and_leaves_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mintmark.cli", "demo"],
         capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path), "HOME": str(tmp_path)},
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path), "HOME": str(tmp_path), "http_proxy": "http://127.0.0.1:9"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
