@@ -14,7 +14,7 @@ from mintmark import InvalidToken, Verifier
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_rotations_under_load_refuse_no_valid_token(tmp_path):
-    """Rotations and a restart: the SDK accepts every token that was given out, each time it is asked."""
+    """KY3: rotations and a restart: the SDK accepts every token that was given out, each time it is asked."""
     with (
         running_node(tmp_path) as node,
         Verifier(node.issuer, audience="orders") as verifier,
@@ -75,7 +75,7 @@ def test_node_with_several_workers_is_one_node(tmp_path):
 
 
 def test_key_set_follows_a_key_through_its_life(tmp_path):
-    """A successor is in the set before it signs; the old key stays in it; a revoked key leaves at once."""
+    """KY4: a successor is in the set before it signs; the old key stays; a revoked key leaves at once."""
     with running_node(tmp_path) as node:
         (first,) = kids(node.http)
         node.run("keys", "rotate")

@@ -73,7 +73,7 @@ def modulus(node: RunningNode) -> int:
 
 
 def test_no_process_of_a_node_lets_the_same_user_in(node, folder):
-    """What reads the memory of a careless process of that user is refused by every process of the node."""
+    """KY5, I11: what reads the memory of a careless process of that user gets into none of the node."""
     n = modulus(node)
     with unprivileged("attacker") as process, unprivileged("victim", str(folder), "none") as victim:
         attacker = Attacker(process)
@@ -89,7 +89,7 @@ def test_no_process_of_a_node_lets_the_same_user_in(node, folder):
 
 @pytest.mark.timeout(240)
 def test_crashes_logs_and_files_of_a_node_hold_no_secret(node, folder):
-    """No core file of any process; no key, token or password in a log at debug level or in a file."""
+    """KY5, LG2, F39: no core file of any process; no secret in a log at debug level or in any file."""
     core_files_are_written_here()
     n = modulus(node)
     tokens = node.log_in()

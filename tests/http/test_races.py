@@ -35,7 +35,7 @@ async def denied(node: Surface, access_token: str) -> bool:
 
 
 async def test_hundred_redemptions_have_one_successor(node: Surface):
-    """A hundred concurrent redemptions are all answered, with one refresh token (R1, I4)."""
+    """A hundred concurrent redemptions are all answered, with one refresh token (RF1, R1, I4)."""
     first = (await node.log_in())["refresh_token"]
     answers = await asyncio.gather(*(node.refresh(first) for _ in range(100)))
     assert Counter(answer.status_code for answer in answers) == {200: 100}

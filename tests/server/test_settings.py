@@ -299,7 +299,7 @@ def test_store_is_a_file_that_survives(store, reason):
     ],
 )
 def test_wrong_value_is_refused_with_its_reason(key, value, reason):
-    """KY1, CK7, TC4: weak keys, trusting everybody, and lifetimes past the maximum are refused."""
+    """KY1, TC4: weak keys, trusting everybody, and lifetimes past the maximum are refused."""
     (line,) = mistakes({key: value})
     assert line.startswith(f"mintmark.toml: {key}: ")
     assert reason in line

@@ -255,11 +255,6 @@ class Follower:
         self._issuer_time = NumericDate(0)
         self._cut_off = False
 
-    @property
-    def in_step(self) -> bool:
-        """Whether everything up to the last word of the issuer was applied."""
-        return self._in_step
-
     def until(self, now: float) -> float:
         """The monotonic time until which, without news, :meth:`health` stays what it is at ``now``."""
         changes = (self._heard_at + self.policy.degraded_after, self._heard_at + self.policy.bound)

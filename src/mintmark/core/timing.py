@@ -48,7 +48,7 @@ class Timing:
     feed_bound: Seconds = Seconds(300)
     """How long a verifier may be without the feed before it counts as cut off."""
     signers: int = 8
-    """Nodes that sign with keys of their own; further nodes mint through them."""
+    """The most nodes that sign with keys of their own (K6)."""
     jwks_limit: int = 24
     """The most public keys of one issuer."""
     refresh_grace: Seconds = Seconds(30)

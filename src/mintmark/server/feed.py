@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from mintmark.core.events import EventName
 from mintmark.core.keyring import KeyState, Ring
 from mintmark.core.log import Cursor, LogEntry, LogPage
-from mintmark.errors import NotReady, Overloaded, StoreUnavailable, Unavailable
+from mintmark.errors import NotReady, Overloaded, Unavailable
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock
 from mintmark.ports.revocations import CursorGone, RevocationLog
@@ -199,10 +199,3 @@ class RevocationFeed:
     def _tell(self, message: Message) -> None:
         for follower in tuple(self._followers):
             follower.offer(message)
-
-
-def require_page(page: LogPage | CursorGone) -> LogPage:
-    """``page`` where it cannot be gone, because it was asked for from the start."""
-    if isinstance(page, CursorGone):
-        raise StoreUnavailable("the revocation log has no beginning")
-    return page

@@ -124,7 +124,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "bus",
         choice("none"),
         "none",
-        "What wakes other nodes up when something changes. With `none` they ask the store.",
+        "What wakes other nodes up when something changes. With `none` it is what the store brings.",
     ),
     Key("listen", address(), "127.0.0.1:8420", "Where the public endpoints listen."),
     Key("workers", whole(1, 64), 1, "HTTP worker processes."),
@@ -179,7 +179,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "1d",
         "How long a verifier may be without the revocation feed before it counts as cut off.",
     ),
-    Key("signers", whole(1, 1000), _TIMING.signers, "Nodes with a signing key; others mint through them."),
+    Key("signers", whole(1, 1000), _TIMING.signers, "The most nodes that sign with keys of their own."),
     Key(
         "jwks_limit",
         whole(3, 3000),
