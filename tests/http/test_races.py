@@ -4,11 +4,13 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import httpx2
 import pytest
 from tests.http.surface import ALICE, Surface, surface
 
 from mintmark.core import jws, strict_json
 from mintmark.core.denylist import Denylist
+from mintmark.core.events import EventName
 from mintmark.core.feed import FeedPolicy, parse_page
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults
@@ -147,3 +149,16 @@ async def test_concurrent_logouts_make_one_event(node: Surface):
     answers = await asyncio.gather(*(node.log_out(tokens["access_token"]) for _ in range(100)))
     assert {answer.status_code for answer in answers} == {204}
     assert len((await node.http.get("/revocations")).json()["events"]) == 1
+
+
+async def test_thief_who_rides_within_the_window_is_an_event(node: Surface):
+    """R2: both are answered with the same token, the session lives, and the log says that two shared it."""
+    tokens = await node.log_in()
+    body = {"refresh_token": tokens["refresh_token"], "client_id": "spa"}
+    owner = await node.http.post("/v1/sessions/refresh", json=body)
+    assert node.services.audit.counts[EventName.ADDRESSES_DIFFERED] == 0
+    elsewhere = httpx2.ASGITransport(app=node.app, client=("203.0.113.9", 1234))
+    async with httpx2.AsyncClient(transport=elsewhere, base_url=str(node.http.base_url)) as http:
+        thief = await http.post("/v1/sessions/refresh", json=body)
+    assert thief.json()["refresh_token"] == owner.json()["refresh_token"]
+    assert node.services.audit.counts[EventName.ADDRESSES_DIFFERED] == 1

@@ -35,6 +35,7 @@ class EventName(StrEnum):
     SESSION_REFRESHED = "session.refreshed"
     SESSION_ENDED = "session.ended"
     SESSION_STOLEN = "session.stolen"
+    ADDRESSES_DIFFERED = "addresses.differed"
     REFRESH_REFUSED = "refresh.refused"
     STORE_WENT_BACK = "store.went_back"
     LOGIN_FAILED = "login.failed"

@@ -129,6 +129,11 @@ def bearer_of(request: Request) -> str | None:
     return token.strip(" ")
 
 
+def address_of(request: Request) -> str:
+    """The caller's address; behind a trusted proxy the one that the proxy names. Empty where it has none."""
+    return request.client.host if request.client else ""
+
+
 def query_of(request: Request, name: str) -> str | None:
     """The query parameter ``name``; raises InvalidRequest where it comes twice, or is no UTF-8."""
     values = [value for key, value in _pairs(request.scope["query_string"]) if key == name]

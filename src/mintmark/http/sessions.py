@@ -6,7 +6,7 @@ from starlette.responses import Response
 from mintmark.core.sessions import EndCause
 from mintmark.http.errors import NO_STORE
 from mintmark.http.refusal import NoCredentials
-from mintmark.http.request import Incoming, bearer_of, credentials_of, json_of
+from mintmark.http.request import Incoming, address_of, bearer_of, credentials_of, json_of
 from mintmark.http.token import token_response
 from mintmark.server.bearer import BearerTokens
 from mintmark.server.services import Services
@@ -66,7 +66,9 @@ class SessionEndpoints:
         if body.scope:
             parameters["scope"] = body.scope
         credentials = credentials_of(request, body.client_id, body.client_secret)
-        granted = await self._tokens.grant(credentials, parameters, audience=_audience(body.audience))
+        granted = await self._tokens.grant(
+            credentials, parameters, audience=_audience(body.audience), address=address_of(request)
+        )
         return token_response(granted, rid=True)
 
     async def log_out(self, request: Incoming) -> Response:

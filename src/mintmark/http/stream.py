@@ -21,7 +21,7 @@ from mintmark.errors import NotReady, Overloaded, Unavailable
 from mintmark.http.endpoint import Bounds, ReaderTooSlow, drop
 from mintmark.http.errors import NO_STORE, ErrorForm, error_response, report
 from mintmark.http.feed import event_members
-from mintmark.http.request import Incoming, query_of
+from mintmark.http.request import Incoming, address_of, query_of
 from mintmark.ports.revocations import CursorGone
 from mintmark.server.feed import CutOff, Follower, Heartbeat, KeysChanged
 from mintmark.server.services import Services
@@ -80,7 +80,7 @@ class FeedStream:
 
     @contextmanager
     def _counted(self, request: Incoming) -> Iterator[None]:
-        address = request.client.host if request.client else ""
+        address = address_of(request)
         if self._addresses[address] >= self._most:
             raise Overloaded("too many streams from one address", retry_after=Seconds(5))
         self._addresses[address] += 1

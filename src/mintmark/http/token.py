@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from mintmark.grants.grant import Granted
 from mintmark.http.errors import JSON, NO_STORE
-from mintmark.http.request import Incoming, credentials_of, form_of
+from mintmark.http.request import Incoming, address_of, credentials_of, form_of
 from mintmark.server.tokens import Tokens
 
 
@@ -22,7 +22,9 @@ class TokenEndpoint:
         form = form_of(request)
         parameters = form.parameters
         credentials = credentials_of(request, parameters.get("client_id"), parameters.get("client_secret"))
-        granted = await self._tokens.grant(credentials, parameters, audience=form.audience())
+        granted = await self._tokens.grant(
+            credentials, parameters, audience=form.audience(), address=address_of(request)
+        )
         return token_response(granted)
 
 

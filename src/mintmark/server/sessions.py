@@ -23,6 +23,7 @@ from mintmark.ports.passwords import PasswordCheck, PasswordHasher
 from mintmark.ports.store import Store
 from mintmark.server.audit import Audit
 from mintmark.server.issuing import AccessTokenIssued, Issuing
+from mintmark.server.windows import Windows
 from mintmark.units import Issuer, NumericDate, Rid, Sub
 
 _ATTEMPTS: Final = 16
@@ -64,6 +65,7 @@ class Sessions:
         self._entropy = entropy
         self._timing = timing
         self._audit = audit
+        self._windows = Windows()
 
     async def log_in(
         self,
@@ -145,8 +147,9 @@ class Sessions:
         *,
         scope: tuple[str, ...] | None = None,
         audience: tuple[str, ...] | None = None,
+        address: str = "",
     ) -> SessionTokens:
-        """New tokens of the session that ``refresh_token`` belongs to.
+        """New tokens of the session that ``refresh_token`` belongs to, for a caller at ``address``.
 
         Raises InvalidGrant for whatever is no live token of this client (a spent one ends the session,
         once); InvalidScope and InvalidTarget for more than the session has; Unavailable for what is ours.
@@ -161,6 +164,8 @@ class Sessions:
                 case Redeem():
                     issued = await self._redeem(client, verdict, scope, audience)
                     if issued is not None:
+                        if self._windows.is_shared(token.rid, verdict.token.generation, address):
+                            self._audit.record(EventName.ADDRESSES_DIFFERED, rid=token.rid)
                         return issued
                 case Stolen(rid):
                     await self._end(rid, EndCause.THEFT)

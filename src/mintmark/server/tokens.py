@@ -57,6 +57,7 @@ class Tokens:
         parameters: Mapping[str, str],
         *,
         audience: tuple[str, ...] = (),
+        address: str = "",
     ) -> Granted:
         """The answer to a token request; ``parameters`` are those of the form, none of them empty.
 
@@ -77,7 +78,8 @@ class Tokens:
         for name in grant.parameters:
             if name not in parameters:
                 raise InvalidRequest(f"{name}: missing")
-        issuance = _Issuance(client, wish(parameters.get("scope"), audience), self._sessions, self._issuing)
+        wanted = wish(parameters.get("scope"), audience)
+        issuance = _Issuance(client, wanted, self._sessions, self._issuing, address)
         return await grant.perform(issuance, {name: parameters[name] for name in grant.parameters})
 
     async def log_in(
@@ -109,6 +111,7 @@ class _Issuance:
     wish: Wish
     sessions: Sessions
     issuing: Issuing
+    address: str
 
     async def mint(self, sub: Sub) -> Granted:
         scope = directory.narrow_scope(self.wish.scope, self.client.scopes)
@@ -125,7 +128,11 @@ class _Issuance:
     async def refresh(self, refresh_token: str) -> Granted:
         return _granted(
             await self.sessions.refresh(
-                self.client, refresh_token, scope=self.wish.scope, audience=self.wish.audience
+                self.client,
+                refresh_token,
+                scope=self.wish.scope,
+                audience=self.wish.audience,
+                address=self.address,
             )
         )
 
