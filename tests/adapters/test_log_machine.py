@@ -11,6 +11,7 @@ Two logs with a planted mistake show that the machine would notice.
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -293,12 +294,16 @@ class Reader:
 
     cursor: Cursor | None = None
     applied: dict[str, NumericDate] = field(default_factory=dict)
-    denylist: Denylist = field(default_factory=Denylist)
     complete: bool = False
+    make: Callable[[], Any] = Denylist
+    denylist: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.denylist = self.make()
 
     def take(self, page: LogPage | CursorGone) -> None:
         if isinstance(page, CursorGone):
-            self.cursor, self.applied, self.denylist = None, {}, Denylist()
+            self.cursor, self.applied, self.denylist = None, {}, self.make()
             self.complete = False
             return
         last = self.cursor.seq if self.cursor else 0
@@ -316,6 +321,7 @@ class LogMachine(RuleBasedStateMachine):
     """Any log; a subclass says which."""
 
     goes_back = True
+    denylist: Callable[[], Any] = Denylist
 
     def make(self) -> Any:
         raise NotImplementedError
@@ -323,7 +329,7 @@ class LogMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.log = self.make()
-        self.readers = {name: Reader() for name in READERS}
+        self.readers = {name: Reader(make=type(self).denylist) for name in READERS}
         self.open: dict[int, Events] = {}
         self.committed: list[RevocationEvent] = []
         self.backups: list[tuple[Any, list[RevocationEvent]]] = []
@@ -487,3 +493,32 @@ def test_machine_finds_cursors_that_do_not_tell_histories_apart():
 
     with pytest.raises(AssertionError):
         run_state_machine_as_test(UnmarkedMachine, settings=PLANTED)
+
+
+class OrderedDenylist:
+    """A denylist planted wrong: what would expire before what came last is taken for old news."""
+
+    def __init__(self) -> None:
+        self._denylist = Denylist()
+        self._latest = NumericDate(0)
+
+    def apply(self, event: RevocationEvent) -> None:
+        if event.expires_at >= self._latest:
+            self._latest = event.expires_at
+            self._denylist.apply(event)
+
+    def covers(self, *token: Any) -> Kind | None:
+        return self._denylist.covers(*token)
+
+
+def test_machine_finds_a_denylist_in_which_the_order_decides():
+    """V3: a reader whose denylist depends on the order of events does not pass."""
+
+    class OrderedMachine(LogMachine):
+        denylist = OrderedDenylist
+
+        def make(self) -> MemoryLog:
+            return MemoryLog()
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(OrderedMachine, settings=PLANTED)
