@@ -1,11 +1,13 @@
 """Refresh sessions by example: rules R1 to R7 at their edges, and the attacks that they answer."""
 
+import contextlib
 from dataclasses import fields, replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.core.plant import planted
 
 from mintmark.core import sealing, sessions
 from mintmark.core.sealing import SealBroken
@@ -286,27 +288,49 @@ def history(rotations: int, *, cluster_key: bytes = b"") -> tuple[list[Session],
     return rows, tokens
 
 
-def test_every_row_that_ever_was_yields_no_token():
-    """R4, RF9: with all rows of all backups and no token, no value in them opens a seal or is a signature."""
-    rows, tokens = history(4)
+def values_in(rows: list[Session]) -> set[bytes]:
+    """Every secret that a thief of all ``rows`` could think of: what they hold, in pairs and in parts."""
     values = {
         value for row in rows for field in fields(row) if isinstance(value := getattr(row, field.name), bytes)
     }
     values |= {first + second for first in values for second in values}
-    values |= {value[:size] for value in values for size in (16, 32, 48, 64)}
+    return values | {value[:size] for value in values for size in (16, 32, 48, 64)}
+
+
+def opens(row: Session, secrets: set[bytes]) -> bool:
+    """Whether one of ``secrets`` opens a seal of ``row``, in whatever generation."""
+    for secret in secrets:
+        for number in range(6):
+            context = b"mintmark refresh token 1\x00" + RID + number.to_bytes(4)
+            for sealed in filter(None, (row.sealed, row.parent_sealed)):
+                with contextlib.suppress(SealBroken):
+                    sealing.unseal_once(sealed, secret=secret, context=context)
+                    return True
+    return False
+
+
+def test_every_row_that_ever_was_yields_no_token():
+    """R4, RF9: with all rows of all backups and no token, no value in them opens a seal or is a signature."""
+    rows, tokens = history(4)
+    values = values_in(rows)
+    assert not any(opens(row, values) for row in rows)
     for row in rows:
-        for secret in values:
+        for secret in (value for value in values if len(value) == 64):
             for number in range(6):
-                context = b"mintmark refresh token 1\x00" + RID + number.to_bytes(4)
-                for sealed in filter(None, (row.sealed, row.parent_sealed)):
-                    with pytest.raises(SealBroken):
-                        sealing.unseal_once(sealed, secret=secret, context=context)
-                if len(secret) == 64:
-                    forged = RefreshToken(row.rid, number, secret)
-                    assert decide(rows[-1], forged, 1000) is Refusal.FORGED
+                assert decide(rows[-1], RefreshToken(row.rid, number, secret), 1000) is Refusal.FORGED
     stored = b"".join(values)
     assert SEED not in stored
     assert not any(token.signature in stored for token in tokens)
+
+
+def test_the_attack_finds_a_seal_that_the_row_itself_opens():
+    """R4 planted wrong: a private half sealed under what the row holds is found by that attack."""
+    public = "Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()"
+    wrong = planted(
+        sessions, ("        seed, secret=token.signature + cluster_key,", f"        seed, secret={public},")
+    )
+    row, _ = wrong.start(BEGIN, rid=RID, seed=SEED, timing=TIMING, now=NOW)
+    assert opens(row, values_in([row]))
 
 
 def test_no_two_seals_of_a_session_share_a_key():
