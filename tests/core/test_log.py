@@ -1,13 +1,15 @@
 """Cursors of the revocation log, and how long an entry must stay."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mintmark.core import base64url
-from mintmark.core.log import MARK_BYTES, Cursor, denied_until, parse_cursor
+from mintmark.core.log import MARK_BYTES, Admission, Cursor, admit, denied_until, parse_cursor
 from mintmark.core.timing import MAX_LEEWAY, Timing
 from mintmark.units import NumericDate, Seconds
 
+TIMING = Timing()
 cursors = st.builds(Cursor, st.integers(0, 2**63 - 1), st.binary(min_size=MARK_BYTES, max_size=MARK_BYTES))
 
 
@@ -37,3 +39,30 @@ def test_an_entry_outlives_the_largest_leeway_and_skew():
     """R5: an event lasts until exp + 300 s + s, when no verifier accepts the token any more."""
     timing = Timing(clock_skew=Seconds(7))
     assert denied_until(NumericDate(1_000), timing) == 1_000 + MAX_LEEWAY + 7
+
+
+@pytest.mark.parametrize(
+    ("left", "live_in_session", "live_of_client", "admission"),
+    [
+        (60, 0, 0, Admission.APPEND),
+        (60, 15, 999, Admission.APPEND),
+        (60, 16, 0, Admission.END_SESSION),
+        (60, 16, 1_000, Admission.END_SESSION),
+        (60, 15, 1_000, Admission.REFUSE),
+        (60, None, 999, Admission.APPEND),
+        (60, None, 1_000, Admission.REFUSE),
+        (-TIMING.clock_skew - MAX_LEEWAY + 1, 0, 0, Admission.APPEND),
+        (-TIMING.clock_skew - MAX_LEEWAY, 99, 9_999, Admission.NOTHING),
+    ],
+)
+def test_single_tokens_cannot_fill_the_log(left, live_in_session, live_of_client, admission):
+    """V4: sixteen events a session, then it ends; a thousand a client, then it waits; none when expired."""
+    now = NumericDate(1_000_000)
+    found = admit(
+        NumericDate(now + left),
+        live_in_session=live_in_session,
+        live_of_client=live_of_client,
+        timing=TIMING,
+        now=now,
+    )
+    assert found is admission

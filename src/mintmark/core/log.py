@@ -1,6 +1,7 @@
 """The revocation log as its readers see it: entries in commit order, and the cursor between them."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 from mintmark.core import base64url
@@ -68,3 +69,37 @@ class LogPage:
 def denied_until(exp: NumericDate, timing: Timing) -> NumericDate:
     """How long a token that expires at ``exp`` must stay on the log: until no verifier takes it any more."""
     return NumericDate(exp + MAX_LEEWAY + timing.clock_skew)
+
+
+JTI_A_SESSION: Final = 16
+"""Live ``jti`` events of one session; one more would say less than the end of that session."""
+JTI_A_CLIENT: Final = 1_000
+"""Live ``jti`` events of one client, which is told to wait beyond them (429)."""
+
+
+class Admission(Enum):
+    """What the revocation of a single token comes to, so that the log stays bounded (V4)."""
+
+    NOTHING = auto()
+    """Its ``exp`` has passed everywhere: there is nothing left to deny."""
+    APPEND = auto()
+    """One ``jti`` event."""
+    END_SESSION = auto()
+    """The session ends instead: one ``rid`` event takes the place of them all."""
+    REFUSE = auto()
+    """The client has too many already; later it may again."""
+
+
+def admit(
+    exp: NumericDate, *, live_in_session: int | None, live_of_client: int, timing: Timing, now: NumericDate
+) -> Admission:
+    """Whether one token that expires at ``exp`` may have an event of its own at ``now`` (V4).
+
+    ``live_in_session`` counts the unexpired ``jti`` events of its session, None for a token without one;
+    ``live_of_client`` those of its client.
+    """
+    if now >= denied_until(exp, timing):
+        return Admission.NOTHING
+    if live_in_session is not None and live_in_session >= JTI_A_SESSION:
+        return Admission.END_SESSION
+    return Admission.REFUSE if live_of_client >= JTI_A_CLIENT else Admission.APPEND
