@@ -416,6 +416,30 @@ def test_what_may_not_be_written_is_said_at_once():
         shutil.rmtree(folder)
 
 
+async def test_opening_waits_where_sqlite_does_not(tmp_path, monkeypatch):
+    """F07: a change to the write-ahead log is refused at once while another writes; open asks again."""
+    store = new_store(tmp_path / "store.db")
+    once, refused = store._prepare_once, []
+    path = tmp_path / "store.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as held:
+        held.execute("BEGIN IMMEDIATE")
+
+        def attempt() -> None:
+            try:
+                once()
+            except sqlite3.OperationalError as error:
+                refused.append(str(error))
+                if held.in_transaction:
+                    held.execute("ROLLBACK")
+                raise
+
+        monkeypatch.setattr(store, "_prepare_once", attempt)
+        await store.open()
+    assert refused[0] == "database is locked"
+    assert await store.now()
+    await store.close()
+
+
 def test_file_that_is_damaged_is_found_at_open(tmp_path):
     """STORE-2, STORE-5: a file whose pages were overwritten does not open."""
     path = tmp_path / "store.db"

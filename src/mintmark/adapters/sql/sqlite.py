@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, bindparam, create_engine, make_url
@@ -35,8 +36,11 @@ APPLICATION_ID: Final = 0x4D4D524B
 
 _LOCK_TIMEOUT: Final = LOCK_SLICE * LOCK_SLICES
 """Milliseconds to wait for another process's lock; so that every wait ends within two seconds."""
-_UPGRADE_TIMEOUT: Final = 10_000
-"""The same while opening, where another process may be bringing the schema up to date."""
+_OPENINGS: Final = 200
+"""How often opening begins anew where another process has the file: it may be upgrading the schema. SQLite
+does not wait itself where it changes to the write-ahead log."""
+_OPENING_PAUSE: Final = 50
+"""Milliseconds that each of these waits for a lock, and as long again before the next."""
 _CHECKED_BELOW: Final = 256 * 1024 * 1024
 """Bytes; a larger file would take seconds to check at every start."""
 _READERS: Final = 2
@@ -127,20 +131,29 @@ class SqliteStore:
     # --- opening -------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        try:
-            create_file(self._path)
-            with closing(_engine(self._path).connect()) as connection:
-                raw = driver(connection)
-                raw.execute(f"PRAGMA busy_timeout = {_UPGRADE_TIMEOUT}")
-                for pragma in _PRAGMAS:
-                    raw.execute(pragma)
-                self._check(raw)
-                if raw.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-                    raise StoreUnavailable(f"{self._path}: this file system has no write-ahead log")
-                if migrate.examine(connection, str(self._path)) is not SchemaState.USABLE:
-                    self._migrate(connection, raw)
-        except (sqlite3.Error, SQLAlchemyError, OSError) as error:
-            raise self._translate(error) from None
+        pause = Event()
+        for left in range(_OPENINGS, 0, -1):
+            try:
+                self._prepare_once()
+            except (sqlite3.Error, SQLAlchemyError, OSError) as error:
+                if left == 1 or not _is_busy(error):
+                    raise self._translate(error) from None
+                pause.wait(_OPENING_PAUSE / 1000)
+            else:
+                return
+
+    def _prepare_once(self) -> None:
+        create_file(self._path)
+        with closing(_engine(self._path).connect()) as connection:
+            raw = driver(connection)
+            raw.execute(f"PRAGMA busy_timeout = {_OPENING_PAUSE}")
+            for pragma in _PRAGMAS:
+                raw.execute(pragma)
+            self._check(raw)
+            if raw.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+                raise StoreUnavailable(f"{self._path}: this file system has no write-ahead log")
+            if migrate.examine(connection, str(self._path)) is not SchemaState.USABLE:
+                self._migrate(connection, raw)
 
     def _check(self, raw: sqlite3.Connection) -> None:
         if self._path.stat().st_size < _CHECKED_BELOW:
@@ -252,6 +265,11 @@ _OUTAGE: Final[Mapping[int, str]] = {
     sqlite3.SQLITE_NOMEM: "there is not enough memory",
     sqlite3.SQLITE_PROTOCOL: "the locks of the file are too busy",
 }
+
+
+def _is_busy(error: Exception) -> bool:
+    cause: Any = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def translate(error: Exception, path: Path) -> MintmarkError:
