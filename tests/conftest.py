@@ -9,6 +9,8 @@ import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import HealthCheck, settings
 
+from mintmark.cli.demonstration.postgresql import PostgresqlMissing, PostgresqlServer
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # No deadlines: on a busy machine they would measure the machine. The database of failures stays off, so
@@ -61,6 +63,28 @@ def vectors() -> Path:
         missing = f"no vectors in {folder}: set MINTMARK_VECTORS"
         pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server of this process; without its programs tests fail in CI and skip elsewhere.
+
+    Whoever stops, pauses or slows it starts a server of its own.
+    """
+    try:
+        server = PostgresqlServer()
+    except PostgresqlMissing as missing:
+        pytest.fail(str(missing)) if os.environ.get("CI") == "true" else pytest.skip(str(missing))
+    with server:
+        yield server
+
+
+@pytest.fixture
+def database(postgresql: PostgresqlServer) -> Iterator[str]:
+    """The URL of an empty database, removed after the test."""
+    name = f"t{os.urandom(8).hex()}"
+    yield postgresql.create_database(name)
+    postgresql.drop_database(name)
 
 
 def children() -> dict[int, str]:

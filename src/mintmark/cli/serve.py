@@ -16,6 +16,6 @@ def serve(*, given: Given) -> int:
 def demo(*, given: Given) -> int:
     """Show a node, a service, a rotation, a restart and a logout, as a timeline on this machine."""
     del given
-    from mintmark.cli.demo import run_demo  # noqa: PLC0415 - a service and its web framework
+    from mintmark.cli.demonstration.scenario import run_demo  # noqa: PLC0415 - a service and its web framework
 
     return run_demo()

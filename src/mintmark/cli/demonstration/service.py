@@ -1,6 +1,6 @@
 """The service of the demo: it knows an issuer and an audience, and nothing else of the node.
 
-Run by the demo as a program of its own: ``python -m mintmark.cli.demo_service ISSUER AUDIENCE PORT``.
+A program of its own: ``python -m mintmark.cli.demonstration.service ISSUER AUDIENCE PORT``.
 """
 
 import sys

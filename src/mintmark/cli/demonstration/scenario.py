@@ -145,7 +145,7 @@ class _Demo:
             node = await self._node(programs)
             port = self.service.rpartition(":")[2]
             service = await _Program.start(
-                "the service", "mintmark.cli.demo_service", self.issuer, _AUDIENCE, port,
+                "the service", "mintmark.cli.demonstration.service", self.issuer, _AUDIENCE, port,
                 environ=self._environ, folder=self._folder,
             )  # fmt: skip
             programs.push_async_callback(service.stop)
