@@ -4,11 +4,16 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import make_url
 
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus, MemoryHub
+from mintmark.adapters.postgres_bus import PostgresBus
 from mintmark.adapters.sql.sqlite import SqliteStore
 from mintmark.adapters.sqlite_bus import SqliteBus
+from mintmark.cli.demonstration.postgresql import PostgresqlServer
 from mintmark.ports.bus import Bus
 from mintmark.ports.store import Store
 from mintmark.system import SYSTEM_ENTROPY
@@ -56,13 +61,21 @@ async def store_rig(make: StoreMaker, folder: Path) -> AsyncIterator[Rig]:
             await store.close()
 
 
-async def memory_bus(clock: FakeClock, folder: Path) -> tuple[Callable[[], Bus], Callable[[], None]]:
+Fixture = Callable[[str], Any]
+"""A fixture by its name, set up when it is asked for."""
+
+
+async def memory_bus(
+    clock: FakeClock, folder: Path, fixture: Fixture
+) -> tuple[Callable[[], Bus], Callable[[], None]]:
     """Buses of one hub; it cannot break."""
     hub = MemoryHub()
     return lambda: MemoryBus(clock=clock, hub=hub), lambda: None
 
 
-async def sqlite_bus(clock: FakeClock, folder: Path) -> tuple[Callable[[], Bus], Callable[[], None]]:
+async def sqlite_bus(
+    clock: FakeClock, folder: Path, fixture: Fixture
+) -> tuple[Callable[[], Bus], Callable[[], None]]:
     """Buses on one file, which vanishes when they break."""
     path = folder / "store.db"
     store = SqliteStore(path, clock=clock, entropy=SYSTEM_ENTROPY)
@@ -74,6 +87,22 @@ async def sqlite_bus(clock: FakeClock, folder: Path) -> tuple[Callable[[], Bus],
             file.write_bytes(b"no database" * 1_000)
 
     return lambda: SqliteBus(path, clock=clock), breakdown
+
+
+async def postgresql_bus(
+    clock: FakeClock, folder: Path, fixture: Fixture
+) -> tuple[Callable[[], Bus], Callable[[], None]]:
+    """Buses on one database, which ends and refuses all connections when they break."""
+    url = make_url(fixture("database"))
+    server: PostgresqlServer = fixture("postgresql")
+
+    def breakdown() -> None:
+        server.execute(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS false')
+        server.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{url.database}'"
+        )
+
+    return lambda: PostgresBus(url, clock=clock, entropy=SYSTEM_ENTROPY), breakdown
 
 
 async def _nothing() -> None:
@@ -91,15 +120,16 @@ def _commit_to(path: Path) -> Callable[[], Awaitable[None]]:
 
 BUSES = {
     "memory": memory_bus,
+    "postgresql": postgresql_bus,
     "sqlite": sqlite_bus,
 }
 
 
 @asynccontextmanager
-async def bus_rig(name: str, folder: Path) -> AsyncIterator[BusRig]:
+async def bus_rig(name: str, folder: Path, fixture: Fixture) -> AsyncIterator[BusRig]:
     """A rig on a quiet bus; whatever it opened is closed at the end."""
     clock = FakeClock()
-    make, breakdown = await BUSES[name](clock, folder)
+    make, breakdown = await BUSES[name](clock, folder, fixture)
     opened: list[Bus] = []
 
     async def peer() -> Bus:

@@ -19,5 +19,5 @@ async def store(request, tmp_path) -> AsyncIterator[Rig]:
 @pytest.fixture(params=BUSES)
 async def bus(request, tmp_path) -> AsyncIterator[BusRig]:
     """A rig on each bus in turn."""
-    async with bus_rig(request.param, tmp_path) as rig:
+    async with bus_rig(request.param, tmp_path, request.getfixturevalue) as rig:
         yield rig

@@ -15,6 +15,7 @@ STORES: Final[Mapping[str, str]] = {
 """By the scheme of the setting ``store``: what makes a store of a URL, a clock and entropy."""
 
 BUSES: Final[Mapping[str, str]] = {
+    "postgresql": "mintmark.adapters.postgres_bus:from_url",
     "sqlite": "mintmark.adapters.sqlite_bus:from_url",
 }
 """By the scheme of ``bus``, or of ``store`` where ``bus`` is ``none``: what makes a bus of URL and clock."""
