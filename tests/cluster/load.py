@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import httpx2
-from tests.cluster.running import RunningNode
+from tests.cluster.running import Reachable
 
 OUTAGE = (httpx2.TransportError, httpx2.TimeoutException)
 
@@ -27,11 +27,16 @@ class Record:
 
 
 class Load:
-    """``sessions`` clients refresh in a loop, and one logs in and out."""
+    """``sessions`` clients refresh in a loop, and one logs in and out; each waits ``pause`` seconds between.
 
-    def __init__(self, node: RunningNode, *, sessions: int) -> None:
+    They work on a node, or on a cluster through its front. What was not answered, or answered 503, is
+    asked again, at another node if there is one; any other answer than the right one is recorded as wrong.
+    """
+
+    def __init__(self, node: Reachable, *, sessions: int, pause: float = 0.01) -> None:
         self.node = node
         self.record = Record()
+        self._pause = pause
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._refresh_forever) for _ in range(sessions)]
         self._threads.append(threading.Thread(target=self._log_in_and_out_forever))
@@ -79,7 +84,7 @@ class Load:
                     with self.record.lock:
                         self.record.refreshed += 1
                         self.record.tokens.append(renewed["access_token"])
-                self._stop.wait(0.01)
+                self._stop.wait(self._pause)
 
     def _log_in_and_out_forever(self) -> None:
         with self.node.client() as http:
@@ -95,3 +100,4 @@ class Load:
                             self.record.logged_out += 1
                             self.record.ended.append(tokens)
                         break
+                self._stop.wait(self._pause)

@@ -1,6 +1,7 @@
 """A real node for tests: ``mintmark serve`` in a temporary folder, on free ports, with short timings."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -28,6 +29,11 @@ SHORT = {
 }
 PATIENCE = 60.0
 
+_FIRST_PORT = 10_000
+_SLICES = 16
+_LEAST_SLICE = 500
+_NUMBERS = itertools.count(os.getpid() * 101)
+
 # Root may read anything, so against root nothing would be proved. The interpreter may lie where nobody else
 # can read it: the one right that is kept is to read files, by attacked and attacker alike.
 AS_NOBODY = [
@@ -54,12 +60,23 @@ def until(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on just now."""
+    """Ports of loopback that nobody listens on just now, and nobody gets from the kernel unasked.
+
+    Between this and the node's listening, and while a node restarts, whoever asks for any port could be
+    given one of those that the kernel hands out; another test process looks in a slice of its own.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SLICES
+    size = (lowest - _FIRST_PORT) // _SLICES
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in socks:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in socks]
+        while len(found) < count:
+            port = 0 if size < _LEAST_SLICE else _FIRST_PORT + worker * size + next(_NUMBERS) % size
+            sock = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                found.append(sock.getsockname()[1])
+    return found
 
 
 def children_of(pid: int) -> list[int]:
@@ -72,9 +89,44 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+class Reachable:
+    """What clients do at a URL: that of one node, or of the front of several."""
+
+    url: str
+    http: httpx2.Client
+
+    def client(self) -> httpx2.Client:
+        """A client with a connection pool of its own, for another thread."""
+        return httpx2.Client(base_url=self.url, timeout=10, trust_env=False)
+
+    def log_in_with(self, http: httpx2.Client) -> httpx2.Response:
+        return http.post("/v1/sessions", json={"username": "ada", "password": PASSWORD, "client_id": "shop"})
+
+    def refresh_with(self, http: httpx2.Client, refresh_token: str) -> httpx2.Response:
+        body = {"refresh_token": refresh_token, "client_id": "shop"}
+        return http.post("/v1/sessions/refresh", json=body)
+
+    def log_out_with(self, http: httpx2.Client, access_token: str) -> httpx2.Response:
+        return http.delete("/v1/sessions/current", headers={"Authorization": f"Bearer {access_token}"})
+
+    def log_in(self) -> dict[str, Any]:
+        answer = self.log_in_with(self.http)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def refresh(self, refresh_token: str) -> httpx2.Response:
+        return self.refresh_with(self.http, refresh_token)
+
+    def log_out(self, access_token: str) -> httpx2.Response:
+        return self.log_out_with(self.http, access_token)
+
+
 @dataclass
-class RunningNode:
-    """One ``mintmark serve``, and what a test does to it."""
+class RunningNode(Reachable):
+    """One ``mintmark serve``, and what a test does to it.
+
+    It is its own issuer on a store of its own, unless ``settings`` name others.
+    """
 
     folder: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -86,16 +138,17 @@ class RunningNode:
 
     def __post_init__(self) -> None:
         self.port = self.port or free_ports(1)[0]
-        self.issuer = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{self.port}"
         self.config = self.folder / "mintmark.toml"
         values = {
-            "issuer": self.issuer,
+            "issuer": self.url,
             "listen": f"127.0.0.1:{self.port}",
             "store": f"sqlite:///{self.folder}/mintmark.db",
             "log_format": "json",
             **SHORT,
             **self.settings,
         }
+        self.issuer = str(values["issuer"])
         self.config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
         self.log = self.folder / "node.log"
         self.http = self.client()
@@ -122,8 +175,8 @@ class RunningNode:
             )  # fmt: skip
         return self
 
-    def until_ready(self) -> "RunningNode":
-        until(self.is_ready, "the node became ready; its log:", log=self.tail)
+    def until_ready(self, *, patience: float = PATIENCE) -> "RunningNode":
+        until(self.is_ready, "the node became ready; its log:", patience=patience, log=self.tail)
         return self
 
     def is_ready(self) -> bool:
@@ -148,12 +201,36 @@ class RunningNode:
                         kinds[kind].append(pid)
         return kinds
 
-    def stop(self) -> int:
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """What all runs of the node have logged so far, in order; only events called ``name`` if given."""
+        found = []
+        for line in self.log.read_bytes().splitlines() if self.log.exists() else []:
+            # The last line may be half written, and a crash writes what is no JSON.
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return [event for event in found if isinstance(event, dict) and name in ("", event.get("event"))]
+
+    def stop(self, *, patience: float = PATIENCE) -> int:
         """SIGTERM, and the exit status."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(patience)
+
+    def pause(self) -> None:
+        """SIGSTOP to every process of the node, the control process first, and see that all stand still."""
+        assert self.process is not None
+        pids = [self.process.pid, *children_of(self.process.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        until(lambda: all(state_of(pid) in "TtZX" for pid in pids), "all processes of the node stand still")
+
+    def resume(self) -> None:
+        """SIGCONT to every process of the node."""
+        assert self.process is not None
+        for pid in [*children_of(self.process.pid), self.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL to the control process; its children must end by themselves."""
@@ -185,39 +262,18 @@ class RunningNode:
             "--audience", "orders", "--scope", "orders:read",
         )  # fmt: skip
 
-    def client(self) -> httpx2.Client:
-        """A client with a connection pool of its own, for another thread."""
-        return httpx2.Client(base_url=self.issuer, timeout=10, trust_env=False)
 
-    def log_in_with(self, http: httpx2.Client) -> httpx2.Response:
-        return http.post("/v1/sessions", json={"username": "ada", "password": PASSWORD, "client_id": "shop"})
-
-    def refresh_with(self, http: httpx2.Client, refresh_token: str) -> httpx2.Response:
-        body = {"refresh_token": refresh_token, "client_id": "shop"}
-        return http.post("/v1/sessions/refresh", json=body)
-
-    def log_out_with(self, http: httpx2.Client, access_token: str) -> httpx2.Response:
-        return http.delete("/v1/sessions/current", headers={"Authorization": f"Bearer {access_token}"})
-
-    def log_in(self) -> dict[str, Any]:
-        answer = self.log_in_with(self.http)
-        assert answer.status_code == 201, answer.text
-        return dict(answer.json())
-
-    def refresh(self, refresh_token: str) -> httpx2.Response:
-        return self.refresh_with(self.http, refresh_token)
-
-    def log_out(self, access_token: str) -> httpx2.Response:
-        return self.log_out_with(self.http, access_token)
+def state_of(pid: int) -> str:
+    """The letter of proc(5) for what the process does; X where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def alive(pid: int) -> bool:
     """Whether the process runs; one that has ended and was not waited for does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
+    return state_of(pid) not in "ZX"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,50 @@
+"""What a cluster promises its clients whichever node answers, and that the harness does what it says."""
+
+from tests.cluster.cluster import running_cluster
+from tests.cluster.load import Load
+from tests.cluster.running import state_of, until
+
+from mintmark import Verifier
+
+
+def test_session_goes_on_at_any_node(tmp_path, store_url):
+    """Log in at one node, refresh at the next, log out at a third: the first one refuses the session."""
+    with running_cluster(tmp_path, store=store_url) as cluster:
+        first, second, third = cluster.nodes
+        tokens = first.log_in()
+        renewed = second.refresh(tokens["refresh_token"])
+        assert renewed.status_code == 200, renewed.text
+        with Verifier(cluster.issuer, audience="orders") as verifier:
+            assert (
+                verifier.verify(tokens["access_token"]).rid
+                == verifier.verify(renewed.json()["access_token"]).rid
+            )
+        assert third.log_out(renewed.json()["access_token"]).status_code == 204
+        assert first.refresh(renewed.json()["refresh_token"]).status_code == 400
+
+
+def test_load_goes_on_while_nodes_pause_die_and_restart(tmp_path):
+    """A node that stands still, one that is killed and one that restarts: clients go on at the others."""
+    with running_cluster(tmp_path) as cluster, Load(cluster, sessions=2, pause=0.05) as load:
+
+        def goes_on(while_what: str) -> None:
+            before = load.record.refreshed
+            until(lambda: load.record.refreshed > before + 10, f"clients go on {while_what}")
+
+        cluster.pause(0)
+        stopped = cluster.nodes[0].process
+        assert stopped is not None
+        assert state_of(stopped.pid) == "T"
+        goes_on("beside a paused node")
+        cluster.resume(0)
+        cluster.nodes[0].until_ready()
+
+        cluster.kill(1)
+        goes_on("beside a dead node")
+        cluster.nodes[1].start().until_ready()
+
+        cluster.restart(2)
+        goes_on("after a restart")
+    assert load.record.wrong == []
+    assert {event["cause"] for event in cluster.events("key.activated")} == {"bootstrap", "proven"}
+    assert len(cluster.events("node.left")) == 1
