@@ -16,7 +16,8 @@ from typing import Any
 from mintmark.cli.reference import markdown
 from mintmark.core.keyring import TRANSITIONS, KeyEvent, KeyState
 from mintmark.core.timing import RULES
-from mintmark.server.settings import DEFAULT_FILE, KEYS, OTHER_VARIABLES, written
+from mintmark.server.option import KEYS
+from mintmark.server.settings import DEFAULT_FILE, OTHER_VARIABLES, written
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

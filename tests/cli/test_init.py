@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mintmark.server.settings import KEYS, describe, load
+from mintmark.server.option import KEYS
+from mintmark.server.settings import describe, load
 
 
 def test_first_configuration_is_the_defaults_with_a_comment_each(cli):

@@ -80,7 +80,7 @@ class Copy:
 
 
 class World:
-    """``rules`` is the module under test: ``mintmark.core.keyring``, or one with a rule planted wrong."""
+    """``rules`` has the names of the modules under test, or of copies with a rule planted wrong."""
 
     def __init__(self, rules: ModuleType, *, timing: Timing = TIMING) -> None:
         self.rules = rules

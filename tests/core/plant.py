@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import sys
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, settings
@@ -20,6 +22,34 @@ def planted(module: ModuleType, *changes: tuple[str, str]) -> ModuleType:
     copy = ModuleType(f"planted_{module.__name__.rpartition('.')[2]}")
     exec(compile(source, f"planted copy of {module.__file__}", "exec"), copy.__dict__)
     return copy
+
+
+def names_of(modules: tuple[ModuleType, ...]) -> ModuleType:
+    """All names of ``modules`` in one, as :func:`planted_in` gives those of copies."""
+    everything = ModuleType("everything")
+    for module in modules:
+        vars(everything).update(vars(module))
+    return everything
+
+
+def planted_in(modules: tuple[ModuleType, ...], *changes: tuple[str, str]) -> ModuleType:
+    """All names of copies of ``modules``, each of which imports the copies before it.
+
+    Each text, which occurs exactly once in all of them, is replaced by another.
+    """
+    texts = {module.__name__: Path(module.__file__ or "").read_text("utf-8") for module in modules}
+    for right, wrong in changes:
+        places = [name for name, text in texts.items() for _ in range(text.count(right))]
+        assert len(places) == 1, f"{places} have: {right}"
+        texts[places[0]] = texts[places[0]].replace(right, wrong)
+    copies = []
+    with patch.dict(sys.modules):
+        for name, text in texts.items():
+            copy = ModuleType(name)
+            exec(compile(text, f"planted copy of {name}", "exec"), copy.__dict__)
+            sys.modules[name] = copy
+            copies.append(copy)
+    return names_of(tuple(copies))
 
 
 def search(machine: type[RuleBasedStateMachine], *, steps: int, factor: int) -> None:

@@ -17,17 +17,18 @@ from hypothesis.stateful import (
     rule,
 )
 from tests.core.keyring_world import TIMING, Node, StoreAway, World
-from tests.core.plant import find, planted, search
+from tests.core.plant import find, names_of, planted_in, search
 
-from mintmark.core import keyring
+from mintmark.core import keyring, membership, succession
 
+MODULES = (keyring, membership, succession)
 picks = st.integers(0, 5)
 
 
 class KeyRings(RuleBasedStateMachine):
     """One to three nodes on one store, and everything that may go wrong between them."""
 
-    code = keyring
+    code = names_of(MODULES)
     world: World
 
     @initialize(
@@ -225,7 +226,7 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     ),
     "a bootstrap ignores that nobody could be heard": (
         "K1: bootstrap beside a node that could not be heard",
-        ("        or (view.now < key.lease_until and not _has_watched(view))\n", ""),
+        ("        or (view.now < key.lease_until and not has_watched(view))\n", ""),
     ),
     "a bootstrap does not wait until the key is served": (
         "K1: a bootstrap with a key that nobody can read",
@@ -233,11 +234,11 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     ),
     "who is back first ends the others' leases": (
         "took a key",
-        (" and _has_watched(view):", ":"),
+        (" and has_watched(view):", ":"),
     ),
     "a lease is ended while it runs": (
         "a lease was ended while it ran",
-        ("view.now >= key.lease_until and _has", "view.now >= key.lease_until - 8 and _has"),
+        ("view.now >= key.lease_until and has", "view.now >= key.lease_until - 8 and has"),
         ("    if now < key.lease_until:\n", "    if now < key.lease_until - 8:\n"),
     ),
     "a key retires when its tokens expire, whatever the leeway": (
@@ -285,7 +286,7 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     ),
     "every node that sees no key goes beyond the bounds": (
         "K6",
-        ("    return not someone_begins and not _someone_signs", "    return not _someone_signs"),
+        ("    return not someone_begins and not someone_signs", "    return not someone_signs"),
     ),
     "the bounds hold for nobody": ("K6", (ROOM_OR_BEGIN, "if True:")),
     "nobody may begin where the set is full": (
@@ -295,7 +296,7 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     "a dead node's key counts as one that signs": (
         "nobody can mint",
         ("{m.node for m in view.members if m.is_live(view.now)}", "{m.node for m in view.members}"),
-        ("view.now >= key.lease_until and _has_watched(view)", "view.now >= key.publish_until > 0"),
+        ("view.now >= key.lease_until and has_watched(view)", "view.now >= key.publish_until > 0"),
     ),
     "a node that lost its key prepares no other": (
         "a live node has no active key|nobody can mint",
@@ -316,4 +317,4 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
 def test_the_search_finds_a_rule_planted_wrong(name: str):
     """A search that cannot fail shows nothing: this one fails, for the right reason, on each wrong rule."""
     promise, *changes = PLANTED[name]
-    find(machine(planted(keyring, *changes)), promise, steps=60, within=3_000)
+    find(machine(planted_in(MODULES, *changes)), promise, steps=60, within=3_000)

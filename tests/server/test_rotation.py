@@ -97,10 +97,11 @@ class Node:
         )
 
     async def round(self) -> None:
-        """One round of a node whose workers have caught up, and another for what they now serve."""
-        for _ in range(2):
+        """Rounds of a node whose workers have caught up, with whatever was read back between them."""
+        for _ in range(3):
             self.served = (await self.world.ring()).generation
             await self.rotation.round()
+            await self.rotation.answered()
 
     async def rounds(self, seconds: int, *, every: int = 2) -> None:
         """Rounds while time passes."""
@@ -143,6 +144,7 @@ async def test_first_key_waits_for_its_own_listener(world):
     await node.round()
     assert [key.state for key in (await world.ring()).keys] == [KeyState.PREPARED]
     del world.site.cached[OWN]
+    world.clock.advance(1)
     await node.round()
     assert await node.can_sign((await world.key(KeyState.ACTIVE)).kid)
 
@@ -159,6 +161,7 @@ async def test_successor_signs_only_after_the_lead_that_follows_its_proof(world)
     assert second.proven_at is None
     assert node.audit.counts[EventName.PROOF_FAILED] > 0
     del world.site.cached[PUBLIC]
+    world.clock.advance(1)
     await node.round()
     proven_at = world.clock.now()
     await node.rounds(TIMING.lead - 10)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from mintmark.core.timing import CROWDED_JWKS, RULES, Timing, broken_rules
 from mintmark.errors import ConfigurationError, ConfigurationErrors
+from mintmark.server.option import KEYS
 from mintmark.server.setting import Address, is_loopback
-from mintmark.server.settings import KEYS, OTHER_VARIABLES, Settings, describe, load, read, written
+from mintmark.server.settings import OTHER_VARIABLES, Settings, describe, load, read, written
 
 NAMES = [key.name for key in KEYS]
 

@@ -14,8 +14,9 @@ from mintmark.cli.invocation import Given, Invocation, sqlite_file
 from mintmark.cli.status import Failed
 from mintmark.cli.stdin import is_person
 from mintmark.errors import ConfigurationError, ConfigurationErrors, Conflict, MintmarkError
+from mintmark.server.option import KEYS, PREFIX
 from mintmark.server.setting import is_loopback, shown
-from mintmark.server.settings import DEFAULT_FILE, KEYS, PREFIX, Settings, read, written
+from mintmark.server.settings import DEFAULT_FILE, Settings, read, written
 
 _DEFAULTS: Final = {key.name: key.default for key in KEYS}
 _HEAD: Final = f"""\

@@ -27,7 +27,12 @@ class EventName(StrEnum):
     ROTATION_OVERDUE = "rotation.overdue"
     JWKS_LIMIT_REACHED = "jwks_limit.reached"
     NODE_STARTED = "node.started"
+    NODE_RESIGNED = "node.resigned"
     NODE_LEFT = "node.left"
+    HANDOVER_AWAITED = "handover.awaited"
+    HANDOVER_MISSED = "handover.missed"
+    SLOTS_EXHAUSTED = "slots.exhausted"
+    CLOCK_DRIFTED = "clock.drifted"
     PROCESS_ENDED = "process.ended"
     STORE_FAILED = "store.failed"
     STORE_RESTORED = "store.restored"
@@ -59,6 +64,9 @@ WARNINGS = frozenset(
         EventName.PROOF_FAILED,
         EventName.ROTATION_OVERDUE,
         EventName.JWKS_LIMIT_REACHED,
+        EventName.HANDOVER_MISSED,
+        EventName.SLOTS_EXHAUSTED,
+        EventName.CLOCK_DRIFTED,
         EventName.PROCESS_ENDED,
         EventName.STORE_FAILED,
         EventName.SESSION_STOLEN,

@@ -1,11 +1,11 @@
-"""The key ring: every key of one issuer, the states they pass through, and what is due next.
+"""The key ring: every key of one issuer, the states they pass through, and what changes them.
 
-One table, :data:`TRANSITIONS`, says which state follows which. :func:`due` looks at a ring, at the nodes
-and at the time, and lists what a node must do; it does nothing itself. The effects that change the ring
-are plain functions from a ring to a ring, and the store takes the result by compare-and-swap on the
-ring's generation, so that of two nodes that act on the same ring one acts again on the new one.
+One table, :data:`TRANSITIONS`, says which state follows which. What changes the ring are plain functions
+from a ring to a ring, and the store takes the result by compare-and-swap on the ring's generation, so that
+of two nodes that act on the same ring one acts again on the new one. What a node must do, and when, is
+decided in :mod:`mintmark.core.succession`, and who is there in :mod:`mintmark.core.membership`.
 
-All times are the store's. The arithmetic is in :mod:`mintmark.core.timing`; the rules it keeps:
+All times are the store's. The arithmetic is in :mod:`mintmark.core.timing`; the rules that all of it keeps:
 
 - K1 no key signs before it has been readable for the lead, except a bootstrap or an emergency;
 - K2 a key stays readable until every token that it signed has expired, plus leeway and skew;
@@ -29,7 +29,6 @@ REVOCATION_KEPT: Final = Seconds(7 * 86_400)
 
 LIVE_FOR: Final = Seconds(10)
 """A node is live while its heartbeat is younger than this, by the store's clock."""
-
 
 HEARD_WITHIN: Final = Seconds(6)
 """Three heartbeats: whoever lives while the store answers has been heard from by then."""
@@ -104,7 +103,7 @@ class Key:
     activated_at: NumericDate | None = None
     activation: Activation | None = None
     sign_until: NumericDate | None = None
-    """A target, not a limit: past it the key signs on and an alarm sounds."""
+    """A target, not a limit: past it the key signs on and an alarm sounds. See :meth:`is_resigned`."""
     publish_until: NumericDate = NumericDate(0)
     """Only ever raised. Readers use it as it is and never compute it again."""
     revoked_at: NumericDate | None = None
@@ -113,6 +112,14 @@ class Key:
     def is_published(self) -> bool:
         """Whether the JWKS holds this key."""
         return self.state in PUBLISHED
+
+    def is_resigned(self) -> bool:
+        """Whether its node is leaving: the key signs on for now, and nobody may count on it.
+
+        Written as a target that was brought forward to the activation, so that it is part of the ring: what
+        others decide on the ring as it was before is not taken.
+        """
+        return self.sign_until is not None and self.sign_until == self.activated_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,245 +161,8 @@ class Member:
         return abs(now - self.seen_at) < LIVE_FOR
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Since when a node has read the store without a gap; a first read at ``now`` is ``Watch(now, now)``.
-
-    While the store is away nobody can write a heartbeat or a lease. Who reads first when it is back would
-    take every other node for dead: silence counts only where somebody would have been heard.
-    """
-
-    since: NumericDate
-    last: NumericDate
-
-    def read(self, now: NumericDate) -> "Watch":
-        """The watch after another read; it begins anew after a gap, or when the clock was set back."""
-        return Watch(self.since if 0 <= now - self.last < LIVE_FOR // 2 else now, now)
-
-
 class InvalidTransition(ValueError):
     """The table has no such transition: a defect of ours, or a ring that changed meanwhile."""
-
-
-# --- what is due -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PrepareKey:
-    """Make a key pair in the signer and publish its public half."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProveKey:
-    """Read the key back the way verifiers do, and see that every live node serves it."""
-
-    kid: Kid
-
-
-@dataclass(frozen=True, slots=True)
-class ActivateKey:
-    """Let the key sign; the node's former key verifies only from then on."""
-
-    kid: Kid
-    activation: Activation
-
-
-@dataclass(frozen=True, slots=True)
-class RenewLease:
-    """Renew the permission to sign, and with it the time for which the key stays published."""
-
-    kids: tuple[Kid, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LapseKey:
-    """Take note that nobody renewed this key's lease."""
-
-    kid: Kid
-
-
-@dataclass(frozen=True, slots=True)
-class RetireKey:
-    """Forget a key under which nothing valid is left."""
-
-    kid: Kid
-
-
-class AlarmKind(StrEnum):
-    """What an operator should know about a ring."""
-
-    ROTATION_OVERDUE = "rotation_overdue"
-    JWKS_LIMIT = "jwks_limit"
-
-
-@dataclass(frozen=True, slots=True)
-class RaiseAlarm:
-    """Tell the operator; ``kid`` where one key is meant."""
-
-    alarm: AlarmKind
-    kid: Kid | None = None
-
-
-Effect = PrepareKey | ProveKey | ActivateKey | RenewLease | LapseKey | RetireKey | RaiseAlarm
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What a node knows when it decides: the ring, all heartbeat rows, itself, and the store's time."""
-
-    ring: Ring
-    members: tuple[Member, ...]
-    node: NodeId
-    now: NumericDate
-    served: frozenset[Kid] = frozenset()
-    """The keys that this node has seen in the answers of its own listener."""
-    watched_since: NumericDate = NumericDate(0)
-    """When this node's :class:`Watch` began; as it stands, long ago. No node is taken for dead sooner than
-    it has been watched for HEARD_WITHIN."""
-
-
-def due(view: View, timing: Timing) -> tuple[Effect, ...]:
-    """What ``view.node`` must do at ``view.now``, most urgent first; does nothing itself.
-
-    Leases come first (they are permission to sign), then succession, then what time has made
-    superfluous. Perform the first effects, then read the ring again: each is decided on the ring as it is.
-    """
-    return (*_renewals(view, timing), *_succession(view, timing), *_decay(view))
-
-
-def _renewals(view: View, timing: Timing) -> Iterable[Effect]:
-    """A lease is renewed at a third of its life, so that two attempts may fail before it ends."""
-    own = tuple(
-        key.kid
-        for key in view.ring.keys
-        if key.node == view.node and key.state in (KeyState.PREPARED, KeyState.ACTIVE)
-    )
-    oldest = min((key.lease_until for key in view.ring.keys if key.kid in own), default=None)
-    if oldest is not None and view.now >= oldest - timing.lease * 2 // 3:
-        yield RenewLease(own)
-
-
-def _succession(view: View, timing: Timing) -> Iterable[Effect]:
-    ring, now = view.ring, view.now
-    active = ring.held_by(view.node, KeyState.ACTIVE)
-    prepared = ring.held_by(view.node, KeyState.PREPARED)
-    crowded = len(ring.published()) > timing.jwks_limit
-
-    if prepared is None:
-        if active is None or _wants_successor(active, ring, timing, now):
-            if has_room(ring, view.node, timing) or _must_begin(view, timing):
-                yield PrepareKey()
-            else:
-                crowded |= _has_slot(ring, view.node, timing)
-    elif prepared.proven_at is not None and now >= prepared.proven_at + timing.lead:
-        yield ActivateKey(prepared.kid, Activation.PROVEN)
-    elif not _someone_signs(view, timing):
-        if prepared.kid in view.served:
-            yield ActivateKey(prepared.kid, _unproven_cause(ring, view.node))
-    elif prepared.proven_at is None:
-        yield ProveKey(prepared.kid)
-
-    if active is not None and active.sign_until is not None and now >= active.sign_until:
-        yield RaiseAlarm(AlarmKind.ROTATION_OVERDUE, active.kid)
-    if crowded:
-        yield RaiseAlarm(AlarmKind.JWKS_LIMIT)
-
-
-def _wants_successor(active: Key, ring: Ring, timing: Timing, now: NumericDate) -> bool:
-    asked = ring.rotate_requested_at
-    if asked is not None and active.activated_at is not None and active.activated_at <= asked:
-        return True
-    return active.sign_until is not None and now >= prepare_at(active, timing)
-
-
-def prepare_at(active: Key, timing: Timing) -> NumericDate:
-    """When the successor of ``active`` is due: a lead and a max-age before it should stop signing.
-
-    The ``kid`` spreads nodes that started together over a tenth of the time between, always earlier,
-    so that a fleet does not rotate in the same second.
-    """
-    latest = (active.sign_until or NumericDate(0)) - timing.prepare_before
-    span = timing.rotate_every - timing.prepare_before
-    spread = sum(active.kid.encode()) * 7919 % 1000
-    return NumericDate(latest - span * spread // 10_000)
-
-
-def _live(view: View) -> frozenset[NodeId]:
-    """The nodes that are alive, this one with or without a heartbeat."""
-    return frozenset({m.node for m in view.members if m.is_live(view.now)} | {view.node})
-
-
-def _has_watched(view: View) -> bool:
-    """Whether this node has read the store for long enough to call a silent node dead."""
-    return view.now >= view.watched_since + HEARD_WITHIN
-
-
-def _someone_signs(view: View, timing: Timing) -> bool:
-    """Whether a live node holds an active key, or a node that might be live one with a running lease."""
-    live = _live(view)
-    return any(
-        key.node in live
-        or _was_leased_just_now(key, view, timing)
-        or (view.now < key.lease_until and not _has_watched(view))
-        for key in view.ring.keys
-        if key.state is KeyState.ACTIVE
-    )
-
-
-def _must_begin(view: View, timing: Timing) -> bool:
-    """Whether this node goes beyond the bounds of the set, because no key at all is an outage (K6).
-
-    One node at a time does: of fifty that start on an empty store the others wait for the one whose key
-    is in the set, and only should it not have come to sign within a lease does the next one begin.
-    """
-    others = _live(view) - {view.node}
-    someone_begins = any(
-        key.state is KeyState.PREPARED and key.node in others and view.now < key.prepared_at + timing.lease
-        for key in view.ring.keys
-    )
-    return not someone_begins and not _someone_signs(view, timing)
-
-
-def _was_leased_just_now(key: Key, view: View, timing: Timing) -> bool:
-    """Whether its node wrote the lease so lately that it counts as alive, with or without a heartbeat.
-
-    Else the loser of a bootstrap, reading before the winner's first heartbeat, would bootstrap too (K1).
-    """
-    return abs(view.now - (key.lease_until - timing.lease)) < LIVE_FOR
-
-
-def unserved(key: Key, members: Iterable[Member], now: NumericDate) -> tuple[NodeId, ...]:
-    """The live nodes whose heartbeat reports an older ring than that of ``key``: they may answer 404."""
-    return tuple(m.node for m in members if m.is_live(now) and m.ring_generation < key.since)
-
-
-def _unproven_cause(ring: Ring, node: NodeId) -> Activation:
-    """An emergency where a key of this very node was revoked while it signed, else a bootstrap."""
-    revoked = (key for key in ring.keys if key.state is KeyState.REVOKED and key.node == node)
-    return Activation.EMERGENCY if any(key.activated_at for key in revoked) else Activation.BOOTSTRAP
-
-
-def has_room(ring: Ring, node: NodeId, timing: Timing) -> bool:
-    """Whether ``node`` may add a key (K6): it has a slot or one is free, and the set is not full."""
-    return _has_slot(ring, node, timing) and len(ring.published()) < timing.jwks_limit
-
-
-def _has_slot(ring: Ring, node: NodeId, timing: Timing) -> bool:
-    """Whether ``node`` may sign with keys of its own; one that may not mints through a peer."""
-    signers = {key.node for key in ring.keys if key.state in (KeyState.PREPARED, KeyState.ACTIVE)}
-    return node in signers or len(signers) < timing.signers
-
-
-def _decay(view: View) -> Iterable[Effect]:
-    for key in view.ring.keys:
-        match key.state:
-            # A node renews its own lease however late: the key is still public, so nothing is lost.
-            case KeyState.PREPARED | KeyState.ACTIVE:
-                if key.node != view.node and view.now >= key.lease_until and _has_watched(view):
-                    yield LapseKey(key.kid)
-            case KeyState.PASSIVE | KeyState.REVOKED:
-                if view.now >= key.publish_until:
-                    yield RetireKey(key.kid)
 
 
 # --- from ring to ring ---------------------------------------------------------------------------
@@ -520,6 +290,22 @@ def release(ring: Ring, node: NodeId, *, now: NumericDate) -> Ring:
         if key.node == node and key.state in (KeyState.PREPARED, KeyState.ACTIVE)
     )
     return _with(ring, *given_up) if given_up else ring
+
+
+def resign(ring: Ring, node: NodeId) -> Ring:
+    """The ring in which others know that ``node`` is leaving; the same ring where there is nothing to say.
+
+    Its active key signs on but is resigned, and a key that it had prepared leaves: it will not sign.
+    """
+    changed = tuple(
+        replace(key, sign_until=key.activated_at)
+        if key.state is KeyState.ACTIVE
+        else replace(key, state=step(key, KeyEvent.LAPSED))
+        for key in ring.keys
+        if key.node == node
+        and (key.state is KeyState.PREPARED or (key.state is KeyState.ACTIVE and not key.is_resigned()))
+    )
+    return _with(ring, *changed) if changed else ring
 
 
 def request_rotation(ring: Ring, *, now: NumericDate) -> Ring:

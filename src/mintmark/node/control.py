@@ -68,7 +68,7 @@ async def _serve(settings: Settings) -> int:
     stop = _Stop()
     with listen(settings.listen) as listening:
         async with open_store(settings) as store, open_bus(settings) as bus, _reader() as reader:
-            generation = await agree(store.keyring, settings.issuer, settings.timing)
+            generation = await agree(store.keyring, settings.issuer, settings.timing, clock=SYSTEM_CLOCK)
             node = _Node(settings, generation, listening=listening, store=store, bus=bus, reader=reader)
             while not stop.asked.is_set():
                 await node.run(stop)
@@ -144,11 +144,11 @@ class _Node:
                 for place in range(self._settings.workers)
             ),
         ]
-        asked = asyncio.create_task(stop.asked.wait())
+        asked = asyncio.create_task(self._until_leaving(running, stop))
         gone = asyncio.create_task(running.signer.control.ended())
         try:
             await asyncio.wait({asked, gone, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
+            for task in (asked, *tasks):
                 if task.done():
                     # A loop never ends by itself: this raises the defect that ended it.
                     task.result()
@@ -161,6 +161,24 @@ class _Node:
             await self._end(running, stop)
         if not stop.asked.is_set() and SYSTEM_CLOCK.monotonic() - began < _STARTED:
             await SYSTEM_CLOCK.sleep(_RESTART)
+
+    async def _until_leaving(self, running: _Running, stop: _Stop) -> None:
+        """Return once this node is to go: told to, and no longer needed, or needed for too long."""
+        await stop.asked.wait()
+        running.rotation.leaving.begin()
+        await self._bus.announce()
+        hurried = asyncio.create_task(stop.hurried.wait())
+        allowed = asyncio.create_task(running.rotation.leaving.allowed.wait())
+        missed = asyncio.create_task(SYSTEM_CLOCK.sleep(self._settings.handover))
+        ends = (hurried, allowed, missed)
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if missed.done() and not allowed.done():
+                running.audit.record(EventName.HANDOVER_MISSED, seconds=self._settings.handover)
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
 
     async def _start(self) -> _Running:
         settings = self._settings

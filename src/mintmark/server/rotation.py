@@ -9,36 +9,37 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-from mintmark.core import keyring
+from mintmark.core import keyring, membership, succession
 from mintmark.core.events import EventName, Value
 from mintmark.core.jwk import PublicKey
 from mintmark.core.jws import Algorithm
-from mintmark.core.keyring import (
+from mintmark.core.keyring import Key, KeyState, Ring
+from mintmark.core.membership import View, Watch
+from mintmark.core.minting import ACCESS_TOKEN_TYP
+from mintmark.core.succession import (
     ActivateKey,
     AlarmKind,
     Effect,
-    Key,
-    KeyState,
     LapseKey,
     PrepareKey,
     ProveKey,
     RaiseAlarm,
     RenewLease,
+    ResignKeys,
     RetireKey,
-    Ring,
-    View,
-    Watch,
 )
-from mintmark.core.minting import ACCESS_TOKEN_TYP
 from mintmark.core.timing import Timing
-from mintmark.errors import SignerUnavailable, StoreUnavailable
+from mintmark.errors import SignerUnavailable, StoreUnavailable, Unavailable
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock
 from mintmark.ports.keyring import KeyRingStore, RingView
-from mintmark.ports.proof import ProofFailed, PublicReader
+from mintmark.ports.proof import PublicReader
 from mintmark.ports.signer import SignerControl
 from mintmark.server import document
+from mintmark.server.agreement import check_agreed
 from mintmark.server.audit import Audit
+from mintmark.server.leaving import Leaving
+from mintmark.server.readback import Readback
 from mintmark.units import Issuer, Kid, NodeId, NumericDate
 
 _BEAT_EVERY: Final = 2.0
@@ -54,7 +55,7 @@ class Rotation:
 
     ``served`` gives the ring generation that every worker of this node serves; it goes into the heartbeat,
     so that no node's key is activated before all nodes answer with it. ``own_url`` is the key set at this
-    node's own listener, ``proof_urls`` are the public ones.
+    node's own listener, ``proof_urls`` are the public ones. ``leaving`` is asked whether the node may go.
     """
 
     def __init__(
@@ -85,8 +86,8 @@ class Rotation:
         self._timing = timing
         self._audit = audit
         self._served_generation = served
-        self._own_url = own_url
-        self._proof_urls = proof_urls
+        self._own = Readback((own_url,), reader=reader, clock=clock, on_found=bus.announce)
+        self._public = Readback(proof_urls, reader=reader, clock=clock, on_found=bus.announce)
         self._held: set[Kid] = set()
         self._granted: dict[Kid, NumericDate] = {}
         self._alarms: dict[tuple[EventName, str], float] = {}
@@ -94,25 +95,49 @@ class Rotation:
         self._watch: Watch | None = None
         self._beat_at = float("-inf")
         self._beaten = -1
-        self._found: Kid | None = None
-        self._look_again_at = float("-inf")
+        self._slotless = False
+        self._offset = 0
+        self.leaving: Final = Leaving(node, timing=timing, clock=clock, audit=audit)
 
     async def round(self) -> None:
         """Beat, read, decide and perform what is due until nothing is.
 
-        Raises StoreUnavailable and SignerUnavailable; the next round goes on from what was committed.
+        Raises StoreUnavailable and SignerUnavailable; the next round goes on from what was committed. Raises
+        ConfigurationError where the nodes have come to work with other timing.
         """
+        try:
+            await self._work()
+        except Unavailable:
+            self.leaving.failed()
+            raise
+
+    async def _work(self) -> None:
         for _ in range(_STEPS):
             await self._beat()
-            view = await self._store.read(self._issuer)
-            await self._follow_leases(view)
-            effects = keyring.due(await self._look(view), self._timing)
-            if not await self._perform_first(effects, view):
-                await self._check_unproven(view)
+            found = await self._read()
+            await self._follow_leases(found)
+            view = self._look(found)
+            if not await self._perform_first(succession.due(view, self._timing), found):
+                self._check_unproven(found)
+                self.leaving.saw(view)
                 return
+
+    async def _read(self) -> RingView:
+        """The ring, and with it by how much this machine's clock is off."""
+        before = self._clock.now()
+        view = await self._store.read(self._issuer)
+        self._offset = membership.offset(before, view.now, self._clock.now())
+        return view
+
+    async def answered(self) -> None:
+        """Wait until every key set that is being read back has been."""
+        await self._own.answered()
+        await self._public.answered()
 
     async def leave(self) -> None:
         """Sign no more and say so: the keys of this node verify only, and its heartbeat is gone."""
+        await self._own.close()
+        await self._public.close()
         # A signer that is gone has forgotten everything already.
         with contextlib.suppress(SignerUnavailable):
             for kid in tuple(self._held):
@@ -129,20 +154,26 @@ class Rotation:
     async def _beat(self) -> None:
         """Write the heartbeat when it is due, and at once when this node serves a newer ring."""
         now, served = self._clock.monotonic(), self._served_generation()
-        if now - self._beat_at >= _BEAT_EVERY or served != self._beaten:
-            await self._store.beat(self._issuer, self._node, ring_generation=served)
-            self._beat_at, self._beaten = now, served
+        if now - self._beat_at < _BEAT_EVERY and served == self._beaten:
+            return
+        await self._store.beat(self._issuer, self._node, ring_generation=served)
+        # In this order: of two nodes that start with different timing at least one sees the other's.
+        await check_agreed(self._store, self._issuer, self._timing)
+        self._beat_at, self._beaten = now, served
 
     # --- evidence ----------------------------------------------------------------------------------
 
-    async def _look(self, view: RingView) -> View:
+    def _look(self, view: RingView) -> View:
+        held = frozenset(key.kid for key in view.ring.keys if key.node == self._node)
+        self._own.keep_only(held)
+        self._public.keep_only(held)
         served: frozenset[Kid] = frozenset()
         prepared = view.ring.held_by(self._node, KeyState.PREPARED)
         if prepared is not None and self._served_generation() >= prepared.since:
-            try:
-                served = await self._reader.kids(self._own_url)
-            except ProofFailed as failed:
-                self._alarm(EventName.PROOF_FAILED, prepared.kid, reason=str(failed))
+            if self._own.has_found(prepared.kid):
+                served = frozenset({prepared.kid})
+            elif (missing := self._own.missing(prepared.kid)) is not None:
+                self._alarm(EventName.PROOF_FAILED, prepared.kid, reason=missing)
         self._watch = self._watch.read(view.now) if self._watch is not None else Watch(view.now, view.now)
         return View(
             ring=view.ring,
@@ -151,6 +182,8 @@ class Rotation:
             now=view.now,
             served=served,
             watched_since=self._watch.since,
+            clock_off=abs(self._offset) > self._timing.clock_skew,
+            leaving=self.leaving.begun,
         )
 
     async def _follow_leases(self, view: RingView) -> None:
@@ -198,7 +231,7 @@ class Rotation:
         ring, now = view.ring, view.now
         match effect:
             case RaiseAlarm(alarm, kid):
-                self._alarm(_ALARMS[alarm], kid)
+                self._raise(alarm, kid)
                 return False
             case PrepareKey():
                 await self._prepare(ring, now)
@@ -218,6 +251,9 @@ class Rotation:
             case RetireKey(kid):
                 after = keyring.retire(ring, kid, now=now)
                 await self._swap(ring, after, EventName.KEY_RETIRED, kid=kid)
+            case ResignKeys():
+                after = keyring.resign(ring, self._node)
+                await self._swap(ring, after, EventName.NODE_RESIGNED)
         # Taken or lost, the ring is another one now.
         return True
 
@@ -248,47 +284,36 @@ class Rotation:
         key = view.ring.find(kid)
         if key is None:
             return True
-        behind = keyring.unserved(key, view.members, view.now)
-        missing = f"{len(behind)} live nodes do not serve the key yet" if behind else await self._missing(kid)
-        if missing is not None:
-            # Not everywhere yet is news only once caches have had the time that they may take.
-            if view.now > key.prepared_at + self._timing.jwks_max_age + self._timing.propagation:
-                self._alarm(EventName.PROOF_FAILED, kid, reason=missing)
-            return False
-        # The lead counts from a time read after the proof, so it is never counted too early.
-        fresh = await self._store.read(self._issuer)
-        if fresh.ring.generation == view.ring.generation:
-            proven = keyring.prove(fresh.ring, kid, now=fresh.now)
-            await self._swap(fresh.ring, proven, EventName.KEY_PROVEN, kid=kid)
-        return True
+        behind = succession.unserved(key, view.members, view.now)
+        if behind:
+            # What is read while some node may still answer without the key proves nothing.
+            self._public.forget(kid)
+            missing: str | None = f"{len(behind)} live nodes do not serve the key yet"
+        elif self._public.has_found(kid):
+            # The lead counts from this view's time, which was read after the proof.
+            proven = keyring.prove(view.ring, kid, now=view.now)
+            await self._swap(view.ring, proven, EventName.KEY_PROVEN, kid=kid)
+            return True
+        else:
+            missing = self._public.missing(kid)
+        # Not everywhere yet is news only once caches have had the time that they may take.
+        late = view.now > key.prepared_at + self._timing.jwks_max_age + self._timing.propagation
+        if missing is not None and late:
+            self._alarm(EventName.PROOF_FAILED, kid, reason=missing)
+        return False
 
-    async def _missing(self, kid: Kid) -> str | None:
-        """Where and why verifiers would not find ``kid`` now; None where they would, everywhere."""
-        for url in self._proof_urls:
-            try:
-                found = await self._reader.kids(url)
-            except ProofFailed as failed:
-                return str(failed)
-            if kid not in found:
-                return f"{url} does not list the key yet"
-        return None
-
-    async def _check_unproven(self, view: RingView) -> None:
+    def _check_unproven(self, view: RingView) -> None:
         """Look whether verifiers find a key that had to sign without proof, and alarm while they do not.
 
         An issuer's URL that is wrong would otherwise come out at the first rotation, hours later.
         """
         key = view.ring.held_by(self._node, KeyState.ACTIVE)
-        now = self._clock.monotonic()
-        if key is None or key.activated_at is None or key.proven_at is not None or key.kid == self._found:
+        if key is None or key.activated_at is None or key.proven_at is not None:
             return
-        if view.now <= key.activated_at + self._timing.propagation or now < self._look_again_at:
+        if view.now <= key.activated_at + self._timing.propagation or self._public.has_found(key.kid):
             return
-        self._look_again_at = now + _REPEAT_ALARM
-        missing = await self._missing(key.kid)
-        if missing is None:
-            self._found = key.kid
-        else:
+        missing = self._public.missing(key.kid)
+        if missing is not None:
             self._alarm(EventName.PROOF_FAILED, key.kid, reason=missing)
 
     async def _swap(self, before: Ring, after: Ring, name: EventName, **fields: Value) -> bool:
@@ -299,18 +324,25 @@ class Rotation:
         await self._bus.announce()
         return True
 
+    def _raise(self, alarm: AlarmKind, kid: Kid | None) -> None:
+        match alarm:
+            case AlarmKind.CLOCK_DRIFTED:
+                self._alarm(EventName.CLOCK_DRIFTED, kid, offset=self._offset)
+            case AlarmKind.NO_SLOT if not self._slotless:
+                # Once: it is a state of the cluster, which /readyz goes on to show.
+                self._slotless = True
+                self._audit.record(EventName.SLOTS_EXHAUSTED, signers=self._timing.signers)
+            case AlarmKind.ROTATION_OVERDUE:
+                self._alarm(EventName.ROTATION_OVERDUE, kid)
+            case AlarmKind.JWKS_LIMIT:
+                self._alarm(EventName.JWKS_LIMIT_REACHED, kid)
+
     def _alarm(self, name: EventName, kid: Kid | None, **fields: Value) -> None:
         now = self._clock.monotonic()
         about = (name, kid or "")
         if now - self._alarms.get(about, float("-inf")) >= _REPEAT_ALARM:
             self._alarms[about] = now
             self._audit.record(name, kid=kid, **fields)
-
-
-_ALARMS: Final = {
-    AlarmKind.ROTATION_OVERDUE: EventName.ROTATION_OVERDUE,
-    AlarmKind.JWKS_LIMIT: EventName.JWKS_LIMIT_REACHED,
-}
 
 
 async def revoke_key(store: KeyRingStore, issuer: Issuer, kid: Kid, *, reason: str, timing: Timing) -> bool:

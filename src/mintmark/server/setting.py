@@ -15,6 +15,8 @@ from mintmark.units import Seconds, format_duration, parse_duration
 T = TypeVar("T")
 U = TypeVar("U")
 
+AUTO: Final = "auto"
+"""Written where a value follows from others."""
 _MAX_TEXT: Final = 2048
 _LOCAL_HOSTS: Final = frozenset({"localhost"})
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]+")
@@ -114,6 +116,15 @@ def duration(low: str, high: str) -> Kind[Seconds]:
         return span
 
     return Kind(f'duration, "{low}" to "{high}"', parse)
+
+
+def auto_or(kind: Kind[U]) -> Kind[U | None]:
+    """``"auto"``, which is None, or a value of ``kind``."""
+
+    def parse(value: object) -> U | None:
+        return None if value == AUTO else kind.parse(value)
+
+    return Kind(f'"{AUTO}" or {kind.label}', parse, kind.from_text)
 
 
 def list_of(kind: Kind[U]) -> Kind[tuple[U, ...]]:

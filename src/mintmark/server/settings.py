@@ -1,8 +1,7 @@
 """The settings of a node: one flat file, ``mintmark.toml``, each value overridable by a variable.
 
-:data:`KEYS` is the one list of them; reference documentation is generated from it. Every mistake is
-reported, one line each, with the place to mend it. The variable of ``access_ttl`` is
-``MINTMARK_ACCESS_TTL``.
+:data:`mintmark.server.option.KEYS` is the one list of them. Every mistake is reported, one line each, with
+the place to mend it. The variable of ``access_ttl`` is ``MINTMARK_ACCESS_TTL``.
 """
 
 import difflib
@@ -14,26 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from mintmark.core.algorithm import Algorithm
 from mintmark.core.timing import CROWDED_JWKS, Timing, broken_rules
 from mintmark.errors import ConfigurationError, ConfigurationErrors
-from mintmark.server.setting import (
-    Address,
-    Kind,
-    address,
-    choice,
-    duration,
-    list_of,
-    network,
-    number_of,
-    shown,
-    store_url,
-    url,
-    whole,
-)
+from mintmark.server.option import KEYS, PREFIX, Key
+from mintmark.server.setting import Address, shown
 from mintmark.units import Issuer, Seconds, format_duration
 
-PREFIX: Final = "MINTMARK_"
 DEFAULT_FILE: Final = Path("mintmark.toml")
 
 OTHER_VARIABLES: Final[Mapping[str, str]] = MappingProxyType(
@@ -64,6 +49,9 @@ class Settings:
     algorithm: str
     rsa_bits: int
     proof_urls: tuple[str, ...]
+    cold_start: str
+    handover: Seconds
+    """How long a node that leaves goes on serving, at the most, for want of another that can."""
     hash_workers: int
     hash_queue: int
     log_level: str
@@ -76,21 +64,6 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """One setting: its name in the file, form, default as it would be written there, and meaning."""
-
-    name: str
-    kind: Kind[Any]
-    default: object
-    meaning: str
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that overrides it."""
-        return PREFIX + self.name.upper()
-
-
-@dataclass(frozen=True, slots=True)
 class Description:
     """A key, what it means, what it is now and who said so."""
 
@@ -99,121 +72,9 @@ class Description:
     source: str
 
 
-_TIMING: Final = Timing()
+_HANDOVER_SPARE: Final = 60
+"""Seconds beside the lead, in which a joining node prepares and proves its key."""
 
-
-def _span(name: str, low: str, high: str, meaning: str) -> Key:
-    return Key(name, duration(low, high), format_duration(getattr(_TIMING, name)), meaning)
-
-
-KEYS: Final[tuple[Key, ...]] = (
-    Key(
-        "issuer",
-        url("https URL (http for loopback)", plain_http=False),
-        "http://127.0.0.1:8420",
-        "The issuer: `iss` of every token and the URL that verifiers are given, compared byte for byte.",
-    ),
-    Key(
-        "store",
-        store_url(),
-        "sqlite:///mintmark.db",
-        "The database. A relative path starts at the folder of the configuration file, or at the working "
-        "directory where there is none; `sqlite:////srv/mintmark.db` is absolute.",
-    ),
-    Key(
-        "bus",
-        choice("none"),
-        "none",
-        "What wakes other nodes up when something changes. With `none` it is what the store brings.",
-    ),
-    Key("listen", address(), "127.0.0.1:8420", "Where the public endpoints listen."),
-    Key("workers", whole(1, 64), 1, "HTTP worker processes."),
-    Key(
-        "trusted_proxies",
-        list_of(network()),
-        [],
-        "Reverse proxies whose `X-Forwarded-*` headers are believed; those of all others are ignored.",
-    ),
-    Key(
-        "key_mode",
-        choice("own", later=("shared", "hsm")),
-        "own",
-        "Who holds signing keys. With `own` each node makes its own and keeps it in memory.",
-    ),
-    Key(
-        "algorithm",
-        choice(*Algorithm),
-        "RS256",
-        "What keys sign with. RS256 is read by every verifier; about half of them refuse EdDSA.",
-    ),
-    Key("rsa_bits", number_of(2048, 3072), 2048, "Size of RSA keys; RS256 and PS256 only."),
-    Key(
-        "proof_urls",
-        list_of(url("http(s) URL", plain_http=True)),
-        [],
-        "Where a node reads its key back before it signs, if it cannot reach the issuer's URL itself: base "
-        "URLs, to which `/.well-known/jwks.json` is added.",
-    ),
-    _span("access_ttl", "1s", "1d", "The longest life of an access token."),
-    _span("rotate_every", "1s", "365d", "How long a key is meant to sign."),
-    _span(
-        "verifier_cache",
-        "1s",
-        "1d",
-        "The longest that any verifier of yours keeps a key set, whatever its headers say.",
-    ),
-    _span(
-        "jwks_max_age", "1s", "1d", "`max-age` of the key set: the longest that an HTTP cache keeps a copy."
-    ),
-    _span("propagation", "1s", "5m", "Lag of the store and of publication to allow for."),
-    _span(
-        "clock_skew",
-        "1s",
-        "30s",
-        "How far clocks of nodes may differ; a node further off does not mint. Verifiers allow 60 s for two.",
-    ),
-    _span("lease", "5s", "1h", "How long a node may sign without renewing its lease in the store."),
-    _span(
-        "feed_bound",
-        "5s",
-        "1d",
-        "How long a verifier may be without the revocation feed before it counts as cut off.",
-    ),
-    Key("signers", whole(1, 1000), _TIMING.signers, "The most nodes that sign with keys of their own."),
-    Key(
-        "jwks_limit",
-        whole(3, 3000),
-        _TIMING.jwks_limit,
-        "The most public keys of an issuer. Some gateways stop at 10, at 8 KiB, at 50 or at 100 keys.",
-    ),
-    _span(
-        "refresh_grace", "1s", "5m", "How long a refresh that is repeated gets the same refresh token again."
-    ),
-    _span(
-        "refresh_retry",
-        "1s",
-        "7d",
-        "How long a refresh token may be presented again if its successor was never used, because the "
-        "answer may have been lost.",
-    ),
-    _span("session_idle", "1m", "365d", "A session that was not refreshed for this long is over."),
-    _span("session_ttl", "1m", "400d", "A session this old is over, however busy it is."),
-    Key("hash_workers", whole(1, 64), 2, "Threads that hash passwords, in each worker process."),
-    Key(
-        "hash_queue",
-        whole(1, 10_000),
-        64,
-        "Passwords that may wait for such a thread; further log-ins are answered with 503.",
-    ),
-    Key("log_level", choice("debug", "info", "warning", "error"), "info", "The least level that is logged."),
-    Key(
-        "log_format",
-        choice("auto", "json", "console"),
-        "auto",
-        "Form of log lines; `auto` is `console` on a terminal and `json` elsewhere.",
-    ),
-)
-"""Every setting, in the order of the reference."""
 
 _BY_NAME: Final = {key.name: key for key in KEYS}
 _BY_VARIABLE: Final = {key.variable: key for key in KEYS}
@@ -284,6 +145,8 @@ def read(
     if mistakes:
         raise ConfigurationErrors(tuple(mistakes))
     values["store"] = _placed(values["store"], folder)
+    if values["handover"] is None:
+        values["handover"] = Seconds(timing.lead + _HANDOVER_SPARE)
     return Settings(
         **values, timing=timing, warnings=tuple(_warnings(timing, sources)), sources=MappingProxyType(sources)
     )
@@ -308,11 +171,11 @@ def written(value: object) -> str:
 
 
 def _value(settings: Settings, key: Key) -> object:
-    if key.name not in _TIMING_NAMES:
-        return getattr(settings, key.name)
-    value: int = getattr(settings.timing, key.name)
-    # A default that is text means that the key is a span.
-    return format_duration(Seconds(value)) if isinstance(key.default, str) else value
+    value: object = getattr(settings.timing if key.name in _TIMING_NAMES else settings, key.name)
+    # A number whose default is text is a span.
+    return (
+        format_duration(Seconds(value)) if isinstance(value, int) and isinstance(key.default, str) else value
+    )
 
 
 def _unknown_keys(

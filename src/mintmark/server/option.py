@@ -1,0 +1,170 @@
+"""Every setting there is: its name, form, default and meaning. The reference is generated from this table."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mintmark.core.algorithm import Algorithm
+from mintmark.core.timing import Timing
+from mintmark.server.setting import (
+    AUTO,
+    Kind,
+    address,
+    auto_or,
+    choice,
+    duration,
+    list_of,
+    network,
+    number_of,
+    store_url,
+    url,
+    whole,
+)
+from mintmark.units import format_duration
+
+PREFIX: Final = "MINTMARK_"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting: its name in the file, form, default as it would be written there, and meaning."""
+
+    name: str
+    kind: Kind[Any]
+    default: object
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that overrides it."""
+        return PREFIX + self.name.upper()
+
+
+_TIMING: Final = Timing()
+
+
+def _span(name: str, low: str, high: str, meaning: str) -> Key:
+    return Key(name, duration(low, high), format_duration(getattr(_TIMING, name)), meaning)
+
+
+KEYS: Final[tuple[Key, ...]] = (
+    Key(
+        "issuer",
+        url("https URL (http for loopback)", plain_http=False),
+        "http://127.0.0.1:8420",
+        "The issuer: `iss` of every token and the URL that verifiers are given, compared byte for byte.",
+    ),
+    Key(
+        "store",
+        store_url(),
+        "sqlite:///mintmark.db",
+        "The database. A relative path starts at the folder of the configuration file, or at the working "
+        "directory where there is none; `sqlite:////srv/mintmark.db` is absolute.",
+    ),
+    Key(
+        "bus",
+        choice("none"),
+        "none",
+        "What wakes other nodes up when something changes. With `none` it is what the store brings.",
+    ),
+    Key("listen", address(), "127.0.0.1:8420", "Where the public endpoints listen."),
+    Key("workers", whole(1, 64), 1, "HTTP worker processes."),
+    Key(
+        "trusted_proxies",
+        list_of(network()),
+        [],
+        "Reverse proxies whose `X-Forwarded-*` headers are believed; those of all others are ignored.",
+    ),
+    Key(
+        "key_mode",
+        choice("own", later=("shared", "hsm")),
+        "own",
+        "Who holds signing keys. With `own` each node makes its own and keeps it in memory.",
+    ),
+    Key(
+        "algorithm",
+        choice(*Algorithm),
+        "RS256",
+        "What keys sign with. RS256 is read by every verifier; about half of them refuse EdDSA.",
+    ),
+    Key("rsa_bits", number_of(2048, 3072), 2048, "Size of RSA keys; RS256 and PS256 only."),
+    Key(
+        "proof_urls",
+        list_of(url("http(s) URL", plain_http=True)),
+        [],
+        "Where a node reads its key back before it signs, if it cannot reach the issuer's URL itself: base "
+        "URLs, to which `/.well-known/jwks.json` is added.",
+    ),
+    Key(
+        "cold_start",
+        choice("wait", later=("peer",)),
+        "wait",
+        "What a node does that has no key of its own yet. With `wait` it mints nothing and is not ready; "
+        "what verifiers ask for, it answers from the start.",
+    ),
+    Key(
+        "handover",
+        auto_or(duration("0s", "7d")),
+        AUTO,
+        "How long a node that was told to leave goes on serving, at the most, while others live and none of "
+        "them signs with a key that has been public for the lead. `auto` is the lead and 60 s.",
+    ),
+    _span("access_ttl", "1s", "1d", "The longest life of an access token."),
+    _span("rotate_every", "1s", "365d", "How long a key is meant to sign."),
+    _span(
+        "verifier_cache",
+        "1s",
+        "1d",
+        "The longest that any verifier of yours keeps a key set, whatever its headers say.",
+    ),
+    _span(
+        "jwks_max_age", "1s", "1d", "`max-age` of the key set: the longest that an HTTP cache keeps a copy."
+    ),
+    _span("propagation", "1s", "5m", "Lag of the store and of publication to allow for."),
+    _span(
+        "clock_skew",
+        "1s",
+        "30s",
+        "How far clocks of nodes may differ; a node further off does not mint. Verifiers allow 60 s for two.",
+    ),
+    _span("lease", "5s", "1h", "How long a node may sign without renewing its lease in the store."),
+    _span(
+        "feed_bound",
+        "5s",
+        "1d",
+        "How long a verifier may be without the revocation feed before it counts as cut off.",
+    ),
+    Key("signers", whole(1, 1000), _TIMING.signers, "The most nodes that sign with keys of their own."),
+    Key(
+        "jwks_limit",
+        whole(3, 3000),
+        _TIMING.jwks_limit,
+        "The most public keys of an issuer. Some gateways stop at 10, at 8 KiB, at 50 or at 100 keys.",
+    ),
+    _span(
+        "refresh_grace", "1s", "5m", "How long a refresh that is repeated gets the same refresh token again."
+    ),
+    _span(
+        "refresh_retry",
+        "1s",
+        "7d",
+        "How long a refresh token may be presented again if its successor was never used, because the "
+        "answer may have been lost.",
+    ),
+    _span("session_idle", "1m", "365d", "A session that was not refreshed for this long is over."),
+    _span("session_ttl", "1m", "400d", "A session this old is over, however busy it is."),
+    Key("hash_workers", whole(1, 64), 2, "Threads that hash passwords, in each worker process."),
+    Key(
+        "hash_queue",
+        whole(1, 10_000),
+        64,
+        "Passwords that may wait for such a thread; further log-ins are answered with 503.",
+    ),
+    Key("log_level", choice("debug", "info", "warning", "error"), "info", "The least level that is logged."),
+    Key(
+        "log_format",
+        choice("auto", "json", "console"),
+        "auto",
+        "Form of log lines; `auto` is `console` on a terminal and `json` elsewhere.",
+    ),
+)
+"""Every setting, in the order of the reference."""
