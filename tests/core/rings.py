@@ -49,6 +49,8 @@ def due(
     members: tuple[Member, ...] = (),
     served: tuple[str, ...] = (),
     watched_since: NumericDate = NumericDate(0),
+    clock_off: bool = False,
+    leaving: bool = False,
     timing: Timing = T,
 ) -> tuple[Effect, ...]:
     view = View(
@@ -58,6 +60,8 @@ def due(
         now=now,
         served=frozenset(map(Kid, served)),
         watched_since=watched_since,
+        clock_off=clock_off,
+        leaving=leaving,
     )
     return succession.due(view, timing)
 

@@ -21,6 +21,7 @@ from mintmark.core.succession import (
     ProveKey,
     RaiseAlarm,
     RenewLease,
+    ResignKeys,
     RetireKey,
 )
 from mintmark.core.timing import Timing
@@ -269,3 +270,70 @@ def test_one_node_at_a_time_goes_beyond_the_bounds():
     assert PrepareKey() in due(ring, B, now=later, members=live(B, now=later), timing=SMALL)
     stuck = at(2 * T.lease)
     assert PrepareKey() in due(ring, B, now=stuck, members=live(A, B, now=stuck), timing=SMALL)
+
+
+# --- what is due: leaving, and a clock that is off ------------------------------------------------------
+
+
+def test_a_leaving_node_keeps_its_key_alive_and_takes_no_other():
+    """3.4: it resigns first, renews its lease, and prepares, proves and activates nothing, however late."""
+    ring = prepared(active(EMPTY, "a1"), "a2")
+    assert due(ring, members=live(A, B), leaving=True) == (ResignKeys(),)
+    ring = keyring.resign(ring, A)
+    assert due(ring, members=live(A, B), leaving=True) == ()
+    assert due(ring, now=at(40), members=live(A, B, now=at(40)), leaving=True) == (RenewLease((Kid("a1"),)),)
+    late = at(2 * T.rotate_every)
+    assert due(ring, now=late, members=live(A, B, now=late), leaving=True) == (RenewLease((Kid("a1"),)),)
+
+
+def test_a_leaving_node_that_is_alone_tells_nobody():
+    """A swap that nobody reads would only keep it."""
+    assert due(active(EMPTY, "a"), members=live(A), leaving=True) == ()
+
+
+def test_a_leaving_node_begins_no_cluster():
+    """Told to leave before its first key signs, it prepares and activates none."""
+    assert due(EMPTY, leaving=True) == ()
+    assert due(prepared(EMPTY, "a"), served=("a",), leaving=True) == ()
+
+
+def test_the_slot_of_a_node_that_leaves_is_free():
+    """K6: with as many signers as may be, the one that takes over need not wait until it is gone."""
+    ring = active(active(EMPTY, "a"), "b", B)
+    members = live(A, B, C)
+    assert due(ring, C, members=members, timing=SMALL) == (RaiseAlarm(AlarmKind.NO_SLOT),)
+    assert due(keyring.resign(ring, A), C, members=members, timing=SMALL) == (PrepareKey(),)
+
+
+def test_a_node_whose_clock_is_off_takes_no_key_further():
+    """I10, F08: it prepares, proves, activates and renews nothing, and says so; others' ends it may note."""
+    drifted = RaiseAlarm(AlarmKind.CLOCK_DRIFTED)
+    assert due(EMPTY, clock_off=True) == (drifted,)
+    assert due(prepared(EMPTY, "a"), served=("a",), clock_off=True) == (drifted,)
+    ring = keyring.prove(prepared(active(EMPTY, "a1"), "a2"), Kid("a2"), now=NOW)
+    late = at(T.lead)
+    ring = active(ring, "b", B)
+    assert due(ring, now=late, clock_off=True) == (drifted, LapseKey(Kid("b")))
+
+
+def test_a_signer_whose_clock_is_off_holds_up_others_for_a_lease():
+    """It is live and mints nothing: once its lease has ended another begins, and it goes on when it can."""
+    ring = prepared(active(EMPTY, "a"), "b", B, now=at(60))
+    for passed, begins in ((T.lease - 1, False), (T.lease, True)):
+        now = at(passed)
+        members = live(A, B, now=now)
+        if begins:
+            assert LapseKey(Kid("a")) in due(ring, B, now=now, members=members, served=("b",))
+            ring = keyring.lapse(ring, Kid("a"), now=now)
+        bootstrap = ActivateKey(Kid("b"), Activation.BOOTSTRAP)
+        assert (bootstrap in due(ring, B, now=now, members=members, served=("b",))) is begins
+    assert PrepareKey() in due(ring, now=at(T.lease), members=live(A, B, now=at(T.lease)))
+
+
+def test_a_node_that_was_not_heard_of_renews_at_once():
+    """K1: who took it for dead has decided on a ring that is another one now."""
+    ring = active(EMPTY, "a")
+    back = at(15)
+    assert due(ring, now=back, watched_since=back) == (RenewLease((Kid("a"),)),)
+    ring = keyring.renew(ring, [Kid("a")], timing=T, now=back)
+    assert due(ring, now=back, watched_since=back) == ()

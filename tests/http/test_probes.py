@@ -1,8 +1,12 @@
 """/livez, /readyz and /metrics."""
 
-from tests.http.surface import Surface, surface
+from dataclasses import replace
+
+from tests.http.surface import PASSWORD, SECRET, Surface, surface
 
 from mintmark.adapters.memory import MemoryStore
+from mintmark.core import keyring
+from mintmark.core.timing import Timing
 from mintmark.server.rotation import revoke_key
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
@@ -53,6 +57,50 @@ async def test_node_without_a_key_is_not_ready(node: Surface):
     await node.add_key(node=NodeId("node-2"))
     await node.read_ring()
     assert await reasons(node) == ["no_active_key"]
+
+
+async def joining(node: Surface) -> None:
+    """Make ``node`` one that joins beside a node that signs."""
+    await node.add_key(node=NodeId("node-2"))
+    store = node.store.keyring
+    view = await store.read(node.issuer)
+    assert await store.swap(
+        view.ring.generation, keyring.release(view.ring, node.services.node, now=view.now)
+    )
+    await node.read_ring()
+
+
+async def test_node_that_joins_serves_all_but_what_it_must_sign(node: Surface):
+    """Before its own key signs a node is not ready and mints nothing (503); verifiers find all they need."""
+    await joining(node)
+    assert await reasons(node) == ["no_active_key"]
+    body = {"username": "alice", "password": PASSWORD, "client_id": "spa"}
+    for answer in (
+        await node.http.post("/v1/sessions", json=body),
+        await node.http.post("/token", data={"grant_type": "client_credentials"}, auth=("stock", SECRET)),
+    ):
+        assert answer.status_code == 503
+        assert 1 <= int(answer.headers["retry-after"]) <= 30
+    keys = (await node.http.get("/.well-known/jwks.json")).json()["keys"]
+    assert len(keys) == 2
+    for path in (
+        "/.well-known/openid-configuration",
+        "/.well-known/oauth-authorization-server",
+        f"/keys/{keys[0]['kid']}.json",
+        "/revocations",
+    ):
+        assert (await node.http.get(path)).status_code == 200
+
+
+async def test_node_without_a_slot_says_so():
+    """K6: a node that may have no key, because as many others sign as may, is not silent about it."""
+    timing = replace(Timing(), signers=2)
+    async with surface(timing=timing) as node:
+        await joining(node)
+        assert await reasons(node) == ["no_active_key"]
+        await node.add_key(node=NodeId("node-3"))
+        await node.read_ring()
+        assert await reasons(node) == ["no_active_key", "no_slot"]
 
 
 async def test_lease_that_ended_is_a_reason(node: Surface):

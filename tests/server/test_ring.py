@@ -6,7 +6,7 @@ import pytest
 
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
-from mintmark.core.keyring import Activation, activate, prepare
+from mintmark.core.keyring import Activation, activate, prepare, prove
 from mintmark.core.timing import Timing
 from mintmark.errors import NotReady, StoreUnavailable
 from mintmark.server.audit import Audit
@@ -143,3 +143,30 @@ async def test_ring_that_was_never_read_is_not_ready():
     with pytest.raises(NotReady):
         _ = world.ring.view
     assert not world.ring.is_fresh()
+
+
+async def test_retry_after_is_what_is_left_of_the_lead():
+    """A node that joins names the seconds until it signs, within bounds; the first one of a cluster, one."""
+    world = World()
+    await world.store.open()
+    await world.ring.refresh()
+    joining = NodeId("joining")
+    assert retry_after(world, joining) == 1
+    await world.begin()
+    assert retry_after(world, joining) == 30
+    view = await world.store.keyring.read(ISSUER)
+    ring = prepare(
+        view.ring, kid=Kid("k2"), node=joining, alg="ES256", jwk=b"{}", timing=TIMING, now=view.now
+    )
+    proven = prove(ring, Kid("k2"), now=view.now)
+    assert await world.store.keyring.swap(view.ring.generation, proven)
+    for passed, left in ((0, 30), (TIMING.lead - 31, 30), (11, 20), (19, 1), (60, 1)):
+        world.pass_time(passed)
+        await world.ring.refresh()
+        assert retry_after(world, joining) == left
+
+
+def retry_after(world: World, node: NodeId) -> int:
+    with pytest.raises(NotReady) as raised:
+        world.ring.active(node)
+    return raised.value.retry_after

@@ -165,6 +165,8 @@ class _Node:
     async def _until_leaving(self, running: _Running, stop: _Stop) -> None:
         """Return once this node is to go: told to, and no longer needed, or needed for too long."""
         await stop.asked.wait()
+        if self._settings.handover == 0:
+            return
         running.rotation.leaving.begin()
         await self._bus.announce()
         hurried = asyncio.create_task(stop.hurried.wait())

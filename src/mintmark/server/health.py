@@ -24,6 +24,8 @@ class Reason(StrEnum):
     """The key ring was not read within ``propagation``."""
     NO_ACTIVE_KEY = "no_active_key"
     """This node has no key that may sign, or its lease has ended."""
+    NO_SLOT = "no_slot"
+    """As many other nodes sign as ``signers`` allows, so this one prepares no key."""
     CLOCK_OFF = "clock_off"
     """This machine's clock is further from the store's than ``clock_skew``."""
     LOG_STALE = "log_stale"
@@ -59,6 +61,8 @@ class Health:
             found.append(Reason.CLOCK_OFF)
         elif not self._has_key():
             found.append(Reason.NO_ACTIVE_KEY)
+            if self._lacks_slot():
+                found.append(Reason.NO_SLOT)
         if not self._feed.is_fresh():
             found.append(Reason.LOG_STALE)
         if not await self._signer_answers():
@@ -71,6 +75,12 @@ class Health:
         except NotReady:
             return False
         return True
+
+    def _lacks_slot(self) -> bool:
+        try:
+            return self._ring.lacks_slot(self._node)
+        except NotReady:
+            return False
 
     async def _signer_answers(self) -> bool:
         try:

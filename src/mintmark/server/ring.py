@@ -1,9 +1,12 @@
 """The key ring as this process last read it from the store."""
 
 import asyncio
+from typing import Final
 
 from mintmark.core.events import EventName
 from mintmark.core.keyring import Key, KeyState
+from mintmark.core.membership import offset
+from mintmark.core.succession import has_slot
 from mintmark.core.timing import Timing
 from mintmark.errors import NotReady, Unavailable
 from mintmark.ports.bus import Bus
@@ -12,6 +15,8 @@ from mintmark.ports.keyring import KeyRingStore, RingView
 from mintmark.server.audit import Audit
 from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
 
+_LONGEST_RETRY: Final = 30
+"""The most that Retry-After asks for while this node has no key, in seconds."""
 POLL: float = 1.0
 """Seconds between two reads where the bus says nothing; half of what the freshness bounds allow."""
 
@@ -34,7 +39,7 @@ class RingFollower:
         self._audit = audit
         self._view: RingView | None = None
         self._read_at = float("-inf")
-        self._offset = Seconds(0)
+        self._offset = 0
         self._failing = False
         self._changed = asyncio.Event()
 
@@ -51,7 +56,7 @@ class RingFollower:
 
     def clock_is_off(self) -> bool:
         """Whether this machine's clock is further from the store's than ``clock_skew``, as last read."""
-        return self._offset > self._timing.clock_skew
+        return abs(self._offset) > self._timing.clock_skew
 
     def now(self) -> NumericDate:
         """The store's time, carried on from the last read without trust in this machine's clock."""
@@ -74,7 +79,7 @@ class RingFollower:
         """The key that ``node`` signs with; raises NotReady where it has none that may sign now."""
         key = self.view.ring.held_by(node, KeyState.ACTIVE)
         if key is None:
-            raise NotReady("this node has no active key yet", retry_after=Seconds(1))
+            raise NotReady("this node has no active key yet", retry_after=self._until_active(node))
         # Tokens minted on such a clock would be refused as not yet valid, or outlive their revocation.
         if self.clock_is_off():
             raise NotReady("this node's clock is too far from the store's")
@@ -82,12 +87,30 @@ class RingFollower:
             raise NotReady("the lease of this node's key has ended")
         return key
 
+    def lacks_slot(self, node: NodeId) -> bool:
+        """Whether ``node`` has no key because as many others sign as may (K6)."""
+        return not has_slot(self.view.ring, node, self._timing)
+
+    def _until_active(self, node: NodeId) -> Seconds:
+        """What to say in Retry-After: what is left of the lead, and at most what a client would wait for.
+
+        Another node can answer at once, where a load balancer sends the next try to it; and the first node
+        of a cluster needs no lead.
+        """
+        ring = self.view.ring
+        if not any(key.state is KeyState.ACTIVE for key in ring.keys):
+            return Seconds(1)
+        prepared = ring.held_by(node, KeyState.PREPARED)
+        left = self._timing.lead
+        if prepared is not None and prepared.proven_at is not None:
+            left = Seconds(prepared.proven_at + self._timing.lead - self.now())
+        return Seconds(max(1, min(left, _LONGEST_RETRY)))
+
     async def refresh(self) -> RingView:
         """Read the ring now; raises StoreUnavailable."""
         asked_at, before = self._clock.monotonic(), self._clock.now()
         view = await self._store.read(self._issuer)
-        # The store's time was taken in between, so only what lies outside proves that a clock is off.
-        self._offset = Seconds(max(0, before - view.now, view.now - self._clock.now()))
+        self._offset = offset(before, view.now, self._clock.now())
         if self._view is None or view.ring.generation != self._view.ring.generation:
             self._changed.set()
             self._changed = asyncio.Event()

@@ -117,7 +117,9 @@ class Rotation:
             found = await self._read()
             await self._follow_leases(found)
             view = self._look(found)
-            if not await self._perform_first(succession.due(view, self._timing), found):
+            effects = succession.due(view, self._timing)
+            self._slotless &= RaiseAlarm(AlarmKind.NO_SLOT) in effects
+            if not await self._perform_first(effects, found):
                 self._check_unproven(found)
                 self.leaving.saw(view)
                 return
