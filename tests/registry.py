@@ -11,6 +11,8 @@ from sqlalchemy import make_url
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus, MemoryHub
 from mintmark.adapters.postgres_bus import PostgresBus
+from mintmark.adapters.sql.database import ClockTime
+from mintmark.adapters.sql.postgres import Bounds, PostgresStore
 from mintmark.adapters.sql.sqlite import SqliteStore
 from mintmark.adapters.sqlite_bus import SqliteBus
 from mintmark.cli.demonstration.postgresql import PostgresqlServer
@@ -21,31 +23,44 @@ from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.bus import BusRig
 from mintmark.testing.conformance.rig import Rig
 
-StoreMaker = Callable[[FakeClock, Path], Callable[[], Store]]
+Fixture = Callable[[str], Any]
+"""A fixture by its name, set up when it is asked for."""
+PATIENT = Bounds(idle=30_000, lock=40_000, statement=50_000, operation=60_000)
+StoreMaker = Callable[[FakeClock, Path, Fixture], Callable[[], Store]]
 
 
-def memory_store(clock: FakeClock, folder: Path) -> Callable[[], Store]:
+def memory_store(clock: FakeClock, folder: Path, fixture: Fixture) -> Callable[[], Store]:
     """Stores that share one memory."""
     data = MemoryStore(clock=clock, entropy=SYSTEM_ENTROPY).data
     return lambda: MemoryStore(clock=clock, entropy=SYSTEM_ENTROPY, data=data)
 
 
-def sqlite_store(clock: FakeClock, folder: Path) -> Callable[[], Store]:
+def sqlite_store(clock: FakeClock, folder: Path, fixture: Fixture) -> Callable[[], Store]:
     """Stores that share one file."""
     return lambda: SqliteStore(folder / "store.db", clock=clock, entropy=SYSTEM_ENTROPY)
 
 
+def postgresql_store(clock: FakeClock, folder: Path, fixture: Fixture) -> Callable[[], Store]:
+    """Stores that share one database, and go by the test's clock instead of the server's.
+
+    They have the patience that a machine which runs many tests at once needs.
+    """
+    url = make_url(fixture("database"))
+    return lambda: PostgresStore(url, entropy=SYSTEM_ENTROPY, time=ClockTime(clock), bounds=PATIENT)
+
+
 STORES: dict[str, StoreMaker] = {
     "memory": memory_store,
+    "postgresql": postgresql_store,
     "sqlite": sqlite_store,
 }
 
 
 @asynccontextmanager
-async def store_rig(make: StoreMaker, folder: Path) -> AsyncIterator[Rig]:
+async def store_rig(name: str, folder: Path, fixture: Fixture) -> AsyncIterator[Rig]:
     """A rig on an empty store; whatever it opened is closed at the end."""
     clock = FakeClock()
-    closed = make(clock, folder)
+    closed = STORES[name](clock, folder, fixture)
     opened: list[Store] = []
 
     async def peer() -> Store:
@@ -59,10 +74,6 @@ async def store_rig(make: StoreMaker, folder: Path) -> AsyncIterator[Rig]:
     finally:
         for store in opened:
             await store.close()
-
-
-Fixture = Callable[[str], Any]
-"""A fixture by its name, set up when it is asked for."""
 
 
 async def memory_bus(

@@ -22,7 +22,7 @@ End = Callable[[Store, Session], Awaitable[object]]
 
 @pytest.fixture(params=STORES)
 async def rig(request, tmp_path) -> AsyncIterator[Rig]:
-    async with store_rig(STORES[request.param], tmp_path) as rig:
+    async with store_rig(request.param, tmp_path, request.getfixturevalue) as rig:
         yield rig
 
 

@@ -12,7 +12,7 @@ from mintmark.testing.conformance.rig import Rig
 @pytest.fixture(params=STORES)
 async def store(request, tmp_path) -> AsyncIterator[Rig]:
     """A rig on each store in turn."""
-    async with store_rig(STORES[request.param], tmp_path) as rig:
+    async with store_rig(request.param, tmp_path, request.getfixturevalue) as rig:
         yield rig
 
 

@@ -10,6 +10,7 @@ from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.store import Store
 
 STORES: Final[Mapping[str, str]] = {
+    "postgresql": "mintmark.adapters.sql.postgres:from_url",
     "sqlite": "mintmark.adapters.sql.sqlite:from_url",
 }
 """By the scheme of the setting ``store``: what makes a store of a URL, a clock and entropy."""

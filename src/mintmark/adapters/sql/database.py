@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Table
+from sqlalchemy import BigInteger, ColumnElement, Connection, Table, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mintmark.errors import StoreDamaged
-from mintmark.ports.clock import Entropy
+from mintmark.ports.clock import Clock, Entropy
 from mintmark.units import NumericDate
 
 T = TypeVar("T")
@@ -36,8 +36,24 @@ class StoreTime(Protocol):
         ...
 
     def read(self, connection: Connection) -> NumericDate:
-        """The store's time, inside a transaction."""
+        """The store's time as a transaction's first statement asks it: what was committed before, it sees."""
         ...
+
+
+class ClockTime:
+    """The time of a clock that all who use the store share: the machine's, for a file on it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.expression: ColumnElement[int] = bindparam("store_now", type_=BigInteger)
+
+    def parameters(self) -> Mapping[str, int]:
+        """The clock's time, read now."""
+        return {"store_now": self._clock.now()}
+
+    def read(self, connection: Connection) -> NumericDate:  # noqa: ARG002 - other databases ask it
+        """The clock's time, read now."""
+        return self._clock.now()
 
 
 class Database(Protocol):
@@ -53,8 +69,11 @@ class Database(Protocol):
         """Where marks come from."""
         ...
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """The result of ``work``, which sees one consistent state and changes nothing."""
+    async def read(self, work: Callable[[Connection], T], *, single: bool = False) -> T:
+        """The result of ``work``, which sees one consistent state and changes nothing.
+
+        ``single`` promises that one statement is all that ``work`` needs a consistent state for.
+        """
         ...
 
     async def write(self, work: Callable[[Connection], T], *, single: bool = False) -> T:

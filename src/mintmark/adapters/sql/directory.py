@@ -1,6 +1,9 @@
 """Users and clients in SQL."""
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, bindparam, delete, insert, select, update
 
 from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list
 from mintmark.adapters.sql.schema import clients, users
@@ -102,19 +105,17 @@ class SqlDirectory:
 
     async def user_named(self, issuer: Issuer, username: str) -> User | None:
         """The user of this normalized name."""
-        asked = {"issuer": issuer, "username": username}
-        row = await self._database.read(lambda c: c.execute(_USER_NAMED, asked).mappings().first())
+        row = await self._one(_USER_NAMED, {"issuer": issuer, "username": username})
         return None if row is None else _user(row)
 
     async def user(self, issuer: Issuer, sub: Sub) -> User | None:
         """The user of this subject."""
-        asked = {"issuer": issuer, "sub": sub}
-        row = await self._database.read(lambda c: c.execute(_USER, asked).mappings().first())
+        row = await self._one(_USER, {"issuer": issuer, "sub": sub})
         return None if row is None else _user(row)
 
     async def users(self, issuer: Issuer) -> tuple[User, ...]:
         """All users, by name."""
-        rows = await self._database.read(lambda c: c.execute(_USERS, {"issuer": issuer}).mappings().all())
+        rows = await self._all(_USERS, {"issuer": issuer})
         return tuple(_user(row) for row in rows)
 
     async def disable_user(self, issuer: Issuer, sub: Sub, *, timing: Timing) -> int:
@@ -157,13 +158,12 @@ class SqlDirectory:
 
     async def client(self, issuer: Issuer, client_id: ClientId) -> Client | None:
         """The client of this id."""
-        asked = {"issuer": issuer, "client_id": client_id}
-        row = await self._database.read(lambda c: c.execute(_CLIENT, asked).mappings().first())
+        row = await self._one(_CLIENT, {"issuer": issuer, "client_id": client_id})
         return None if row is None else _client(row)
 
     async def clients(self, issuer: Issuer) -> tuple[Client, ...]:
         """All clients, by id."""
-        rows = await self._database.read(lambda c: c.execute(_CLIENTS, {"issuer": issuer}).mappings().all())
+        rows = await self._all(_CLIENTS, {"issuer": issuer})
         return tuple(_client(row) for row in rows)
 
     async def set_client_secret(self, issuer: Issuer, client_id: ClientId, secret_hash: bytes) -> None:
@@ -175,6 +175,13 @@ class SqlDirectory:
     async def remove_client(self, issuer: Issuer, client_id: ClientId, *, timing: Timing) -> int:
         """Remove it, and end every session of its; how many it ended."""
         return await self._database.write(lambda c: self._rows.remove_client(c, issuer, client_id, timing))
+
+    async def _one(self, statement: Select[Any], asked: Mapping[str, str]) -> RowMapping | None:
+        rows = await self._all(statement, asked)
+        return rows[0] if rows else None
+
+    async def _all(self, statement: Select[Any], asked: Mapping[str, str]) -> Sequence[RowMapping]:
+        return await self._database.read(lambda c: c.execute(statement, asked).mappings().all(), single=True)
 
 
 def _user(row: RowMapping) -> User:

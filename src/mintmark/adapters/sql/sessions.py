@@ -7,7 +7,6 @@ from typing import Any, Literal
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    RowMapping,
     and_,
     bindparam,
     case,
@@ -28,7 +27,7 @@ from mintmark.core.sessions import EndCause, Redeem, Session
 from mintmark.core.timing import Timing
 from mintmark.errors import StoreDamaged
 from mintmark.ports.sessions import KEPT_FOR, SessionView
-from mintmark.units import ClientId, Issuer, Rid, Sub
+from mintmark.units import ClientId, Issuer, NumericDate, Rid, Sub
 
 _PRUNED_AT_ONCE = 500
 
@@ -148,10 +147,14 @@ class Ending:
 class SessionRows:
     """The statements on sessions; others end sessions through it, inside their transactions."""
 
+    ends_at_once = False
+    """Whether :meth:`end` is one statement."""
+
     def __init__(self, database: Database, log: LogRows) -> None:
         self._time = database.time
         self._log = log
         self._redeem = _redeem(database.time.expression)
+        self._read = _READ.add_columns(database.time.expression.label("store_now"))
 
     def start(self, connection: Connection, session: Session, user: User) -> bool:
         """As the port's."""
@@ -165,8 +168,13 @@ class SessionRows:
 
     def read(self, connection: Connection, issuer: Issuer, rid: Rid) -> SessionView:
         """As the port's."""
-        row = connection.execute(_READ, {"issuer": issuer, "rid": rid}).mappings().first()
-        return SessionView(None if row is None else _session(row), self._time.read(connection))
+        asked = {"issuer": issuer, "rid": rid, **self._time.parameters()}
+        row = connection.execute(self._read, asked).mappings().first()
+        if row is None:
+            return SessionView(None, self._time.read(connection))
+        values = dict(row)
+        now = NumericDate(values.pop("store_now"))
+        return SessionView(_session(values), now)
 
     def redeem(self, connection: Connection, change: Redeem) -> bool:
         """As the port's, in one statement."""
@@ -244,7 +252,7 @@ class SqlSessions:
 
     async def read(self, issuer: Issuer, rid: Rid) -> SessionView:
         """The row as it is."""
-        return await self._database.read(lambda c: self._rows.read(c, issuer, rid))
+        return await self._database.read(lambda c: self._rows.read(c, issuer, rid), single=True)
 
     async def redeem(self, change: Redeem) -> bool:
         """Whether ``change.after`` was taken in place of the version of ``change.before``."""
@@ -253,14 +261,16 @@ class SqlSessions:
     async def end(self, issuer: Issuer, rid: Rid, *, cause: EndCause, timing: Timing) -> bool:
         """Whether this call ended the session."""
         ended = await self._database.write(
-            lambda c: self._rows.end(c, issuer, rid, Ending("rid", cause, timing))
+            lambda c: self._rows.end(c, issuer, rid, Ending("rid", cause, timing)),
+            single=self._rows.ends_at_once,
         )
         return bool(ended)
 
     async def end_all(self, issuer: Issuer, sub: Sub, *, cause: EndCause, timing: Timing) -> tuple[Rid, ...]:
         """End every session of a user; those that this call ended."""
         return await self._database.write(
-            lambda c: self._rows.end(c, issuer, sub, Ending("sub", cause, timing))
+            lambda c: self._rows.end(c, issuer, sub, Ending("sub", cause, timing)),
+            single=self._rows.ends_at_once,
         )
 
     async def list(self, issuer: Issuer, *, sub: Sub | None = None, limit: int = 100) -> tuple[Session, ...]:
@@ -312,7 +322,7 @@ def _row(session: Session) -> Mapping[str, Any]:
     }
 
 
-def _session(row: RowMapping) -> Session:
+def _session(row: Mapping[Any, Any]) -> Session:
     values = dict(row)
     for name in ("scope", "audience", "amr"):
         values[name] = decode_list(values[name])

@@ -13,12 +13,12 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, bindparam, create_engine, make_url
+from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from mintmark.adapters.sql import migrate
-from mintmark.adapters.sql.database import Collision
+from mintmark.adapters.sql.database import ClockTime, Collision
 from mintmark.adapters.sql.directory import DirectoryRows, SqlDirectory
 from mintmark.adapters.sql.keyring import RingRows, SqlKeyRing
 from mintmark.adapters.sql.migrate import SchemaState
@@ -56,26 +56,12 @@ _PRAGMAS: Final = (
 )
 
 
-class _MachineTime:
-    """:class:`mintmark.adapters.sql.database.StoreTime` of a file: the clock of the machine it is on."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.expression: ColumnElement[int] = bindparam("store_now", type_=BigInteger)
-
-    def parameters(self) -> Mapping[str, int]:
-        return {"store_now": self._clock.now()}
-
-    def read(self, connection: Connection) -> NumericDate:  # noqa: ARG002 - other databases ask it
-        return self._clock.now()
-
-
 class SqliteStore:
     """:class:`mintmark.ports.store.Store`, and the database that its subjects run their statements on."""
 
     def __init__(self, path: Path, *, clock: Clock, entropy: Entropy) -> None:
         self._path = path.absolute()
-        self.time: Final = _MachineTime(clock)
+        self.time: Final = ClockTime(clock)
         self.entropy: Final = entropy
         self._threads: Threads | None = None
         self._engine: Final = _engine(self._path)
@@ -115,7 +101,7 @@ class SqliteStore:
         driver(connection).execute("SELECT 1 FROM alembic_version").fetchone()
         return self.time.read(connection)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[[Connection], T], *, single: bool = False) -> T:  # noqa: ARG002
         """As :class:`mintmark.adapters.sql.database.Database`."""
         return await self._running().read(work)
 
