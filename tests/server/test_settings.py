@@ -260,7 +260,19 @@ def test_proof_url_may_be_plain_http_inside():
         ("sqlite:///:memory:", "must name a file"),
         ("sqlite:///file:x?mode=memory", "must name a file"),
         ("sqlite:///m.db?mode=ro", "must name a file"),
-        ("postgresql://u:geheim@db/m", "not available yet"),
+        ("postgresql:geheim", "must name a server and a database"),
+        ("postgresql://u:geheim@db", "must name a server and a database"),
+        ("postgresql://u:geheim@db/", "must name a server and a database"),
+        ("postgresql://u:geheim@db/a/b", "must name a server and a database"),
+        ("postgresql://u:geheim@/m", "must name a server and a database"),
+        ("postgresql://u:geheim@a,b/m", "must name one server"),
+        ("postgresql://u:geheim@db:http/m", "is not a URL"),
+        ("postgresql://u:ge/heim:geheim@db/m", "is not a URL"),
+        ("postgresql://u:geheim@db/m%ff", "is not a URL"),
+        ("postgresql://u@db/m?password=geheim", "after the question mark only"),
+        ("postgresql://u:geheim@db/m?sslmode=geheim", "has an sslmode that is not"),
+        ("postgresql://u:geheim@db/m?geheim", "is not a URL"),
+        ("postgresql://u:pass#geheim@db/m", "is not a URL"),
         ("mysql://u:geheim@db/m", "must be a URL like"),
         ("mintmark.db", "must be a URL like"),
     ],
@@ -270,6 +282,26 @@ def test_store_is_a_file_that_survives(store, reason):
     (line,) = mistakes({"store": store})
     assert reason in line
     assert "geheim" not in line
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "postgresql://db/m",
+        "postgresql://u:geheim@db/m",
+        "postgresql://u:ge%2Fheim@db.example.com:5432/m?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+        "postgresql://u:geheim@[::1]:5432/m",
+        "postgresql://u:gehe:im@geheim@db/m",
+        "postgresql://u@/m?host=/run/postgresql",
+    ],
+)
+def test_password_of_the_store_is_not_shown(store):
+    """A PostgreSQL URL is taken as it is written, and shown without the password in it."""
+    settings = read({"store": store}, {})
+    assert settings.store == store
+    (shown,) = [found.value for found in describe(settings) if found.key.name == "store"]
+    assert "heim" not in shown
+    assert shown.startswith('"postgresql://')
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,9 @@ KEYS: Final[tuple[Key, ...]] = (
         "store",
         store_url(),
         "sqlite:///mintmark.db",
-        "The database. A relative path starts at the folder of the configuration file, or at the working "
-        "directory where there is none; `sqlite:////srv/mintmark.db` is absolute.",
+        "The database: a file that the nodes of one machine share, or a database of PostgreSQL. The path of "
+        "a file starts at the folder of the configuration file, or at the working directory where there is "
+        "none; `sqlite:////srv/mintmark.db` is absolute. A password is better kept in the variable.",
     ),
     Key(
         "bus",

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mintmark.units import Seconds, format_duration, parse_duration
 
@@ -24,6 +24,11 @@ _HOST: Final = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
 )
 _ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
+
+_STORES: Final = '"sqlite:///mintmark.db" or "postgresql://user:password@host/database"'
+_PASSWORD: Final = re.compile(r"(://[^:@/?#]*:)[^/?#]*(@)")
+_POSTGRESQL_OPTIONS: Final = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey"})
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,23 +186,27 @@ def url(label: str, *, plain_http: bool) -> Kind[str]:
 
 
 def store_url() -> Kind[str]:
-    """Where the store is; only ``sqlite:///path`` so far."""
+    """Where the store is: a file of SQLite, or a database of PostgreSQL."""
 
     def parse(value: object) -> str:
         written = _text(value)
         scheme, colon, rest = written.partition(":")
-        if not colon:
-            raise ValueError('must be a URL like "sqlite:///mintmark.db"')
-        if scheme == "postgresql":
-            raise ValueError('"postgresql:" is not available yet; use "sqlite:///mintmark.db"')
-        if scheme != "sqlite":
-            raise ValueError('must be a URL like "sqlite:///mintmark.db"')
+        if colon and scheme == "postgresql":
+            _check_postgresql(written)
+            return written
+        if not colon or scheme != "sqlite":
+            raise ValueError(f"must be a URL like {_STORES}")
         path = rest.removeprefix("///")
         if path == rest or path in {"", "/"} or path.startswith((":memory:", "file:")) or "?" in path:
             raise ValueError('must name a file, like "sqlite:///mintmark.db" or "sqlite:////srv/mintmark.db"')
         return written
 
-    return Kind('"sqlite:///path"', parse)
+    return Kind('"sqlite:///path" or "postgresql://user:password@host:port/database"', parse)
+
+
+def masked(url: str) -> str:
+    """``url`` as it may be shown: without the password in it."""
+    return _PASSWORD.sub(r"\1***\2", url)
 
 
 def address() -> Kind[Address]:
@@ -242,6 +251,27 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _check_postgresql(written: str) -> None:
+    try:
+        parts = urlsplit(written)
+        host, _ = parts.hostname, parts.port
+        unquote(parts.path, errors="strict")
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise ValueError("is not a URL: what is special in a user or a password is written %xx") from None
+    if not (host or options.get("host")) or parts.path.count("/") != 1 or parts.path == "/":
+        raise ValueError('must name a server and a database: "postgresql://user:password@host:port/database"')
+    if "," in (host or "") or "," in options.get("host", ""):
+        raise ValueError("must name one server")
+    if parts.fragment:
+        raise ValueError("must have no fragment: # is written %23")
+    for name in options:
+        if name not in _POSTGRESQL_OPTIONS:
+            raise ValueError(f"may have {_listed(sorted(_POSTGRESQL_OPTIONS))} after the question mark only")
+    if options.get("sslmode", "prefer") not in _SSL_MODES:
+        raise ValueError(f"has an sslmode that is not {_listed(_SSL_MODES)}")
 
 
 def _check_spelling(netloc: str, path: str, host: str, port: int | None, scheme: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from mintmark.core.timing import CROWDED_JWKS, Timing, broken_rules
 from mintmark.errors import ConfigurationError, ConfigurationErrors
 from mintmark.server.option import KEYS, PREFIX, Key
-from mintmark.server.setting import Address, shown
+from mintmark.server.setting import Address, masked, shown
 from mintmark.units import Issuer, Seconds, format_duration
 
 DEFAULT_FILE: Final = Path("mintmark.toml")
@@ -40,7 +40,8 @@ class Settings:
 
     issuer: Issuer
     store: str
-    """SQLAlchemy's form, ``sqlite:///path``, its path already relative to the right folder."""
+    """``sqlite:///path``, its path already relative to the right folder, or ``postgresql://…``. That may
+    hold a password: it is shown through :func:`mintmark.server.setting.masked`."""
     bus: str
     listen: Address
     workers: int
@@ -153,8 +154,13 @@ def read(
 
 
 def describe(settings: Settings) -> tuple[Description, ...]:
-    """Every key with its present value, as it would be written, and the source of that value."""
-    return tuple(Description(key, written(_value(settings, key)), settings.sources[key.name]) for key in KEYS)
+    """Every key with its present value, as it would be written, and the source of that value.
+
+    A password in a URL is masked.
+    """
+    return tuple(
+        Description(key, masked(written(_value(settings, key))), settings.sources[key.name]) for key in KEYS
+    )
 
 
 def written(value: object) -> str:
@@ -224,6 +230,8 @@ def _warnings(timing: Timing, sources: Mapping[str, str]) -> Iterable[str]:
 
 
 def _placed(store: str, folder: Path) -> str:
+    if not store.startswith("sqlite:"):
+        return store
     # joinpath leaves an absolute path as it is.
     return f"sqlite:///{folder / store.removeprefix('sqlite:///')}"
 
