@@ -1,5 +1,9 @@
 """``mintmark serve``: run a node."""
 
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
 from mintmark.cli.invocation import Given
 
 
@@ -13,9 +17,16 @@ def serve(*, given: Given) -> int:
     return run_node(settings)
 
 
-def demo(*, given: Given) -> int:
-    """Show a node, a service, a rotation, a restart and a logout, as a timeline on this machine."""
+def demo(
+    *,
+    store: Annotated[
+        Literal["sqlite", "postgresql"],
+        Parameter(help="What the nodes share: an SQLite file, or a PostgreSQL server that the demo starts."),
+    ] = "sqlite",
+    given: Given,
+) -> int:
+    """Show three nodes that rotate, die, restart and obey a logout, as a timeline on this machine."""
     del given
     from mintmark.cli.demonstration.scenario import run_demo  # noqa: PLC0415 - a service and its web framework
 
-    return run_demo()
+    return run_demo(store)

@@ -1,348 +1,304 @@
-"""``mintmark demo``: one node, one service, and what they promise, shown as it happens.
+"""``mintmark demo``: three nodes, one service, and what they promise, shown as it happens.
 
-Everything is real: the node and the service are programs of their own that talk over loopback, the
-database is a file in a temporary folder, and the timings are the only thing made short.
+Everything is real: nodes, database and service are programs of their own that talk over loopback, and
+the timings are the only thing made short.
 """
 
 import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from statistics import median
+from typing import Final
 
 import httpx2
 
+from mintmark.cli.demonstration.cluster import TIMING, Cluster
+from mintmark.cli.demonstration.program import PATIENCE, DemoFailed, Program, Timeline, free_ports
+from mintmark.cli.demonstration.shop import (
+    AUDIENCE,
+    CLIENT_ID,
+    SCOPE,
+    USER,
+    Shop,
+    Tokens,
+    Traffic,
+    expect,
+)
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from mintmark.units import format_duration
 
-_AUDIENCE: Final = "orders"
-_SCOPE: Final = "orders:read"
-_PATIENCE: Final = 60.0
 _PROMISED: Final = 1000
 """Milliseconds from the answer to a logout to the last acceptance, at a service that follows the feed."""
 
-_SETTINGS: Final = """\
-issuer = "http://127.0.0.1:{port}"
-listen = "127.0.0.1:{port}"
-store = "sqlite:///{folder}/mintmark.db"
-log_level = "warning"
-
-# Short, so that a rotation takes seconds; the defaults are minutes and hours.
-access_ttl = "60s"
-rotate_every = "90s"
-verifier_cache = "3s"
-jwks_max_age = "1s"
-propagation = "1s"
-clock_skew = "1s"
-lease = "5s"
-feed_bound = "30s"
-"""
-
-
-class DemoFailed(Exception):
-    """Something that the demo shows did not happen; the message says what."""
-
-
-class _Timeline:
-    """Prints what happens, with the seconds since the start."""
-
-    def __init__(self) -> None:
-        self._began = SYSTEM_CLOCK.monotonic()
-
-    def say(self, what: str) -> None:
-        seconds = SYSTEM_CLOCK.monotonic() - self._began
-        sys.stdout.write(f"{seconds:7.2f} s  {what}\n")
-        sys.stdout.flush()
-
-
-class _Program:
-    """A child process of the demo, ended with it."""
-
-    def __init__(self, process: asyncio.subprocess.Process, name: str, log: Path) -> None:
-        self._process = process
-        self._name = name
-        self._log = log
-
-    @classmethod
-    async def start(cls, name: str, *arguments: str, environ: dict[str, str], folder: Path) -> "_Program":
-        log = folder / f"{name.rpartition(' ')[2]}.log"
-        with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", *arguments,
-                env=environ, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
-            )  # fmt: skip
-        return cls(process, name, log)
-
-    def check(self) -> None:
-        if self._process.returncode is not None:
-            said = self._log.read_text(errors="replace").strip()
-            raise DemoFailed(f"{self._name} ended with status {self._process.returncode}: {said}")
-
-    async def stop(self) -> None:
-        if self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(self._process.wait(), 30)
-            except TimeoutError:
-                self._process.kill()
-        await self._process.wait()
-
-
-class _Traffic:
-    """A client that refreshes and calls the service without pause, and counts what is refused."""
-
-    def __init__(self, demo: "_Demo", tokens: dict[str, Any]) -> None:
-        self._demo = demo
-        self.tokens = tokens
-        self.calls = 0
-        self.refused = 0
-        self.kids: set[str] = set()
-
-    async def run(self) -> None:
-        while True:
-            if self.calls % 20 == 19:
-                self.tokens = await self._demo.refresh(self.tokens)
-            self.kids.add(_kid(self.tokens["access_token"]))
-            status = await self._demo.call(self.tokens["access_token"])
-            self.calls += 1
-            self.refused += status != httpx2.codes.OK
-            await SYSTEM_CLOCK.sleep(0.02)
-
 
 class _Demo:
-    def __init__(self, folder: Path, http: httpx2.AsyncClient) -> None:
-        self._folder = folder
+    def __init__(self, line: Timeline, cluster: Cluster, http: httpx2.AsyncClient, folder: Path) -> None:
+        self._line = line
+        self._cluster = cluster
         self._http = http
-        self._line = _Timeline()
-        port, service_port = _free_ports(2)
-        self.issuer = f"http://127.0.0.1:{port}"
-        self.service = f"http://127.0.0.1:{service_port}"
-        self._config = folder / "mintmark.toml"
-        self._config.write_text(_SETTINGS.format(port=port, folder=folder))
         # A new password each time: nothing that the demo leaves behind opens anything.
         self._password = SYSTEM_ENTROPY.token_bytes(18).hex()
-        self._client_id = ""
-        kept = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "VIRTUAL_ENV", "SSL_CERT_FILE")
-        self._environ = {name: os.environ[name] for name in kept if name in os.environ}
-        self._environ["MINTMARK_CONFIG"] = str(self._config)
+        self._keys: dict[str, str] = {}
+        port = free_ports(1, SYSTEM_ENTROPY)[0]
+        self._shop = Shop(cluster.issuer, f"http://127.0.0.1:{port}", self._password, http)
+        self._service = Program(
+            "the service", "mintmark.cli.demonstration.service", cluster.issuer, AUDIENCE, str(port),
+            environ=cluster.environ, log=folder / "service.log",
+        )  # fmt: skip
 
     async def run(self) -> None:
-        say = self._line.say
-        say(f"settings, database and logs are in {self._folder}, which goes when the demo ends")
-        await self._command(
-            "users", "add", "ada", "--scope", _SCOPE, "--password-stdin", given=self._password
-        )
-        await self._command(
-            "clients", "add", "shop", "--client-id", "shop", "--public", "--first-party",
-            "--audience", _AUDIENCE, "--scope", _SCOPE,
-        )  # fmt: skip
-        self._client_id = "shop"
-        say('user "ada" and client "shop" added')
-        async with contextlib.AsyncExitStack() as programs:
-            node = await self._node(programs)
-            port = self.service.rpartition(":")[2]
-            service = await _Program.start(
-                "the service", "mintmark.cli.demonstration.service", self.issuer, _AUDIENCE, port,
-                environ=self._environ, folder=self._folder,
-            )  # fmt: skip
-            programs.push_async_callback(service.stop)
-            await self._until_up(service, f"{self.service}/openapi.json")
-            say(f'service  {self.service}  knows the issuer and the audience "{_AUDIENCE}", nothing else')
-            tokens = await self._log_in_and_verify()
-            tokens = await self._rotate(tokens)
-            tokens = await self._restart(node, tokens, programs)
+        """Every act; raises DemoFailed for what did not hold."""
+        await self._start_nodes()
+        try:
+            await self._start_service()
+            tokens = await self._log_in()
+            tokens = await self._refresh_elsewhere(tokens)
+            async with self._traffic() as traffic:
+                tokens = await self._rotate(tokens, traffic)
+                tokens = await self._kill(tokens, traffic)
+                await self._restart_all(traffic)
             await self._log_out(tokens)
-            say("all of it held")
+            self._line.say("all of it held")
             if sys.stdout.isatty():
-                say("node and service stay up until Ctrl-C")
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.Event().wait()
+                await self._stay()
+        finally:
+            await self._service.end()
 
     # --- the acts ----------------------------------------------------------------------------------
 
-    async def _log_in_and_verify(self) -> dict[str, Any]:
-        say = self._line.say
-        tokens = await self._log_in()
-        say(f"ada logs in: an access token by key {_short(tokens)}, and a refresh token")
-        self._expect(await self.call(tokens["access_token"]), 200, "the service, asked with a good token")
-        say("the service accepts it: signature, claims and revocation checked without asking the node")
-        await asyncio.to_thread(_verify_with_pyjwt, self.issuer, tokens["access_token"])
+    async def _start_nodes(self) -> None:
+        lead = format_duration(TIMING.lead)
+        self._line.say(
+            f"three nodes start at once; a key is public for {lead} before it signs, all but the first"
+        )
+        await asyncio.gather(*(self._start_node(name) for name in self._cluster.nodes), self._add_accounts())
+
+    async def _start_node(self, name: str) -> None:
+        node = self._cluster.nodes[name]
+        await self._cluster.start(name)
+        others = [other for other in self._cluster.nodes.values() if other is not node]
+        waited = any(self._cluster.is_ready(other) for other in others)
+        why = "its own key has been public for the lead" if waited else "the first: its key signs at once"
+        self._line.say(f"node {name}   {node.url}  is ready, {why}")
+
+    async def _add_accounts(self) -> None:
+        await self._cluster.command(
+            "users", "add", USER, "--scope", SCOPE, "--password-stdin", given=self._password
+        )
+        await self._cluster.command(
+            "clients", "add", "shop", "--client-id", CLIENT_ID, "--public", "--first-party",
+            "--audience", AUDIENCE, "--scope", SCOPE,
+        )  # fmt: skip
+        self._line.say(f'user "{USER}" and client "{CLIENT_ID}" added')
+
+    async def _start_service(self) -> None:
+        await self._service.start()
+        deadline = SYSTEM_CLOCK.monotonic() + PATIENCE
+        while True:
+            self._service.check()
+            with contextlib.suppress(httpx2.TransportError):
+                if (
+                    await self._http.get(f"{self._shop.service}/openapi.json")
+                ).status_code == httpx2.codes.OK:
+                    break
+            if SYSTEM_CLOCK.monotonic() > deadline:
+                raise DemoFailed("the service did not answer in time")
+            await SYSTEM_CLOCK.sleep(0.05)
+        self._line.say(
+            f'service  {self._shop.service}  knows the issuer and the audience "{AUDIENCE}", nothing else'
+        )
+
+    async def _log_in(self) -> Tokens:
+        say, shop = self._line.say, self._shop
+        tokens = await shop.log_in(self._url("a"))
+        say(f"{USER} logs in at node a: an access token by its key {tokens.key}, and a refresh token")
+        await shop.accepted(tokens, "a good token")
+        say("the service accepts it: signature, claims and revocation checked without asking any node")
+        await self._verify_with_pyjwt(tokens)
         say("PyJWT accepts it too, through its own PyJWKClient")
-        self._expect(await self.call(tokens["access_token"][:-8] + "AAAAAAAA"), 401, "a forged token")
+        forged = await shop.call(tokens.access_token[:-8] + "AAAAAAAA")
+        expect(forged.status_code, 401, "a forged token")
         say("the service refuses it with another signature: 401")
-        renewed = await self.refresh(tokens)
-        say("refreshed: a new access token and a new refresh token")
-        again = await self.refresh(tokens)
-        if again["refresh_token"] != renewed["refresh_token"]:
+        return tokens
+
+    async def _refresh_elsewhere(self, tokens: Tokens) -> Tokens:
+        say, shop = self._line.say, self._shop
+        renewed = await shop.refresh(tokens, self._url("b"))
+        await shop.accepted(renewed, "a token of node b")
+        say(f"refreshed at node b: an access token by its key {renewed.key}, and a new refresh token")
+        again = await shop.refresh(tokens, self._url("c"))
+        if again.refresh_token != renewed.refresh_token:
             raise DemoFailed("a repeated refresh gave another refresh token")
-        say("the same refresh again, as if its answer was lost: the same refresh token, nobody logged out")
+        self._keys = {"a": tokens.kid, "b": renewed.kid, "c": again.kid}
+        if len(set(self._keys.values())) != len(self._cluster.nodes):
+            raise DemoFailed("three nodes did not sign with three keys")
+        await shop.accepted(again, "a token of node c")
+        say("the same refresh again, at node c, as if its answer was lost: the same refresh token")
         return again
 
-    async def _rotate(self, tokens: dict[str, Any]) -> dict[str, Any]:
-        say = self._line.say
-        old = _kid(tokens["access_token"])
-        traffic = _Traffic(self, tokens)
-        running = asyncio.create_task(traffic.run())
-        try:
-            await self._command("keys", "rotate")
-            say("keys rotate: a successor is made, published and read back; requests go on meanwhile")
-            deadline = SYSTEM_CLOCK.monotonic() + _PATIENCE
-            while len(traffic.kids) < 2 and not running.done():
+    async def _rotate(self, tokens: Tokens, traffic: Traffic) -> Tokens:
+        say, shop = self._line.say, self._shop
+        before = await traffic.report()
+        old = dict(self._keys)
+        await self._cluster.command("keys", "rotate")
+        say("keys rotate: each node makes a successor, publishes it and reads it back; clients go on")
+        for name in self._cluster.nodes:
+            deadline = SYSTEM_CLOCK.monotonic() + PATIENCE
+            while (tokens := await shop.refresh(tokens, self._url(name))).kid == old[name]:
                 if SYSTEM_CLOCK.monotonic() > deadline:
-                    raise DemoFailed("no key rotated in time")
+                    raise DemoFailed(f"the key of node {name} did not rotate in time")
                 await SYSTEM_CLOCK.sleep(0.1)
-            await SYSTEM_CLOCK.sleep(1)
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        if running.done() and not running.cancelled():
-            running.result()
-        say(
-            f"key {old[:8]} gave way to {_short(traffic.tokens)}: "
-            f"{traffic.calls} requests, {traffic.refused} refused"
-        )
-        if traffic.refused:
-            raise DemoFailed("valid tokens were refused during the rotation")
-        return traffic.tokens
+            say(f"node {name}   key {old[name][:8]} gave way to {tokens.key}")
+        await self._verify_with_pyjwt(tokens)
+        await traffic.go_on()
+        say(f"a rotation: {await traffic.report(before)}")
+        return tokens
 
-    async def _restart(
-        self, node: _Program, tokens: dict[str, Any], programs: contextlib.AsyncExitStack
-    ) -> dict[str, Any]:
-        say = self._line.say
-        await node.stop()
-        say("node stopped: its private keys are gone with its memory")
-        self._expect(await self.call(tokens["access_token"]), 200, "the service, with the node down")
-        say("the service still accepts the token: it has the public key")
-        await self._node(programs)
-        self._expect(await self.call(tokens["access_token"]), 200, "the old token after the restart")
-        renewed = await self.refresh(tokens)
-        self._expect(await self.call(renewed["access_token"]), 200, "the first token of the new key")
-        say(f"old token accepted, refresh token still good; key {_short(renewed)} is accepted at once")
-        return renewed
+    async def _kill(self, tokens: Tokens, traffic: Traffic) -> Tokens:
+        say, shop, cluster = self._line.say, self._shop, self._cluster
+        tokens = await shop.refresh(tokens, self._url("b"))
+        before = await traffic.report()
+        await cluster.kill("b")
+        say("node b is killed with SIGKILL, while clients work: its private keys are gone with its memory")
+        await shop.accepted(tokens, "a token of the killed node")
+        await self._verify_with_pyjwt(tokens)
+        say(f"its token by key {tokens.key} is still accepted, by the service and by PyJWT")
+        tokens = await shop.refresh(tokens)
+        await shop.accepted(tokens, "the token after it")
+        say(f"the session goes on: refreshed at another node, a token by key {tokens.key}")
+        took = await cluster.start("b")
+        say(f"node b is back as a new node, ready after {took:.1f} s: {await traffic.report(before)}")
+        return tokens
 
-    async def _log_out(self, tokens: dict[str, Any]) -> None:
-        say = self._line.say
+    async def _restart_all(self, traffic: Traffic) -> None:
+        before = await traffic.report()
+        for name in self._cluster.nodes:
+            left = await self._cluster.stop(name)
+            took = await self._cluster.start(name)
+            self._line.say(f"node {name} left within {left:.1f} s of SIGTERM, and is back after {took:.1f} s")
+        await traffic.go_on()
+        self._line.say(f"a rolling restart of all three: {await traffic.report(before)}")
+
+    async def _log_out(self, tokens: Tokens) -> None:
+        say, shop, nodes = self._line.say, self._shop, list(self._cluster.nodes)
+        tokens = await shop.refresh(tokens, self._url("b"))
+        others = [await shop.log_in(self._url(name)) for name in (*nodes, nodes[0])]
         await self._until_followed()
-        answer = await self._http.delete(
-            f"{self.issuer}/v1/sessions/current",
-            headers={"Authorization": f"Bearer {tokens['access_token']}"},
+        first, accepted = await self._until_refused(tokens, "c")
+        say(
+            f"{USER} logs out at node c: the service's first refusal came {first:.0f} ms after the answer, "
+            f"{accepted} accepted between"
         )
+        for name in nodes:
+            refused = await shop.try_refresh(tokens, self._url(name))
+            expect(refused.status_code, 400, f"a refresh at node {name} after the logout")
+        say("her refresh token is refused at all three nodes: that session is over")
+        took = [first]
+        for name, other in zip((*nodes, nodes[0]), others, strict=True):
+            took.append((await self._until_refused(other, name))[0])
+        say(f"four more of her sessions, logged out at each node in turn: {max(took[1:]):.0f} ms at the most")
+        # One pause of this machine is no broken promise.
+        if median(took) > _PROMISED:
+            raise DemoFailed(f"the service went on accepting tokens for {median(took):.0f} ms after a logout")
+
+    async def _until_refused(self, tokens: Tokens, at: str) -> tuple[float, int]:
+        """Log out at a node; milliseconds from its answer to the first refusal, and what was accepted."""
+        await self._shop.accepted(tokens, "a token before the logout")
+        await self._shop.log_out(tokens, self._url(at))
         answered = SYSTEM_CLOCK.monotonic()
-        self._expect(answer.status_code, 204, "the logout")
         accepted = 0
-        while await self.call(tokens["access_token"]) == httpx2.codes.OK:
+        while (answer := await self._shop.call(tokens.access_token)).status_code == httpx2.codes.OK:
             accepted += 1
-            if SYSTEM_CLOCK.monotonic() - answered > _PATIENCE:
+            if SYSTEM_CLOCK.monotonic() - answered > PATIENCE:
                 raise DemoFailed("the service went on accepting a token after the logout")
-        took = (SYSTEM_CLOCK.monotonic() - answered) * 1000
-        if took > _PROMISED:
-            raise DemoFailed(f"the service went on accepting a token for {took:.0f} ms after the logout")
-        say(f"ada logs out: first refusal {took:.0f} ms after the answer, {accepted} accepted between")
-        refused = await self._http.post(
-            f"{self.issuer}/v1/sessions/refresh",
-            json={"refresh_token": tokens["refresh_token"], "client_id": self._client_id},
-        )
-        self._expect(refused.status_code, 400, "a refresh after the logout")
-        say("her refresh token is refused: the session is over")
+        expect(answer.status_code, 401, "the token of a session that is over")
+        return (SYSTEM_CLOCK.monotonic() - answered) * 1000, accepted
+
+    async def _stay(self) -> None:
+        say = self._line.say
+        say(f"issuer   {self._cluster.issuer}")
+        for node in self._cluster.nodes.values():
+            say(f"node {node.name}   {node.url}")
+        say(f"service  {self._shop.service}")
+        say("nodes and service stay up until Ctrl-C")
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
 
     # --- what they are made of -----------------------------------------------------------------------
 
-    async def _node(self, programs: contextlib.AsyncExitStack) -> _Program:
-        node = await _Program.start(
-            "the node", "mintmark.cli", "serve", environ=self._environ, folder=self._folder
-        )
-        programs.push_async_callback(node.stop)
-        await self._until_up(node, f"{self.issuer}/readyz")
-        self._line.say(f"node     {self.issuer}  is ready; its RS256 key is in its signer alone")
-        return node
+    def _url(self, name: str) -> str:
+        return self._cluster.nodes[name].url
 
-    async def _log_in(self) -> dict[str, Any]:
-        answer = await self._http.post(
-            f"{self.issuer}/v1/sessions",
-            json={"username": "ada", "password": self._password, "client_id": self._client_id},
-        )
-        self._expect(answer.status_code, 201, "the login")
-        return dict(answer.json())
+    @contextlib.asynccontextmanager
+    async def _traffic(self) -> AsyncIterator[Traffic]:
+        # Connections of their own: what the clients keep open says nothing about ada's.
+        async with httpx2.AsyncClient(timeout=10, trust_env=False) as http:
+            shop = Shop(self._cluster.issuer, self._shop.service, self._password, http)
+            async with Traffic(shop) as traffic:
+                yield traffic
 
-    async def refresh(self, tokens: dict[str, Any]) -> dict[str, Any]:
-        answer = await self._http.post(
-            f"{self.issuer}/v1/sessions/refresh",
-            json={"refresh_token": tokens["refresh_token"], "client_id": self._client_id},
-        )
-        self._expect(answer.status_code, 200, "the refresh")
-        return dict(answer.json())
-
-    async def call(self, access_token: str) -> int:
-        headers = {"Authorization": f"Bearer {access_token}"}
-        answer = await self._http.get(f"{self.service}/orders", headers=headers)
-        return int(answer.status_code)
-
-    def _expect(self, status: int, wanted: int, what: str) -> None:
-        if status != wanted:
-            raise DemoFailed(f"{what} was answered with {status} instead of {wanted}")
-
-    async def _until_up(self, program: _Program, url: str) -> None:
-        deadline = SYSTEM_CLOCK.monotonic() + _PATIENCE
-        while True:
-            program.check()
-            with contextlib.suppress(httpx2.TransportError):
-                if (await self._http.get(url)).status_code == httpx2.codes.OK:
-                    return
-            if SYSTEM_CLOCK.monotonic() > deadline:
-                raise DemoFailed(f"{url} did not answer in time")
-            await SYSTEM_CLOCK.sleep(0.05)
+    async def _verify_with_pyjwt(self, tokens: Tokens) -> None:
+        # A client of its own each time: for 30 s after a fetch PyJWT asks for no key that it does not know.
+        await asyncio.to_thread(_verify_with_pyjwt, self._cluster.issuer, tokens.access_token)
 
     async def _until_followed(self) -> None:
         """After a restart the service must have found the feed again before a logout can reach it."""
         began = SYSTEM_CLOCK.monotonic()
-        while "mintmark_feed_followers 1" not in (await self._http.get(f"{self.issuer}/metrics")).text:
-            if SYSTEM_CLOCK.monotonic() - began > _PATIENCE:
+        while not await self._followers():
+            if SYSTEM_CLOCK.monotonic() - began > PATIENCE:
                 raise DemoFailed("the service did not follow the feed again after the restart")
             await SYSTEM_CLOCK.sleep(0.02)
         took = SYSTEM_CLOCK.monotonic() - began
-        self._line.say(f"the service follows the node's revocations again, {took:.1f} s later")
+        self._line.say(f"the service follows the revocations again, {took:.1f} s later")
 
-    async def _command(self, *arguments: str, given: str = "") -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mintmark.cli", *arguments,
-            env=self._environ, stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        _, said = await process.communicate(given.encode())
-        if process.returncode:
-            raise DemoFailed(f"mintmark {' '.join(arguments[:2])}: {said.decode(errors='replace').strip()}")
+    async def _followers(self) -> bool:
+        for node in self._cluster.nodes.values():
+            if "mintmark_feed_followers 1" in (await self._http.get(f"{node.url}/metrics")).text:
+                return True
+        return False
 
 
-def run_demo() -> int:
-    """Show it; the exit status: 0 when everything held, 1 with what did not."""
-    return asyncio.run(_run())
+def run_demo(store: str) -> int:
+    """Show it on ``store``; the exit status: 0 when everything held, 1 with what did not.
+
+    Raises PostgresqlMissing, with what to install.
+    """
+    return asyncio.run(_run(store))
 
 
-async def _run() -> int:
-    with tempfile.TemporaryDirectory(prefix="mintmark-demo-") as folder:
-        async with httpx2.AsyncClient(timeout=10, trust_env=False) as http:
-            task = asyncio.ensure_future(_Demo(Path(folder), http).run())
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-            try:
-                await task
-            except DemoFailed as failed:
-                sys.stderr.write(f"mintmark demo: {failed}\n")
-                return 1
-            except asyncio.CancelledError:
-                return 130
+async def _run(store: str) -> int:
+    task = asyncio.ensure_future(_show(store))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except DemoFailed as failed:
+        sys.stderr.write(f"mintmark demo: {failed}\n")
+        return 1
+    except asyncio.CancelledError:
+        return 130
     return 0
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in socks:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in socks]
+async def _show(store: str) -> None:
+    line = Timeline()
+    with tempfile.TemporaryDirectory(prefix="mintmark-demo-") as name:
+        folder = Path(name)
+        line.say(f"settings, logs and data are in {folder}, which goes when the demo ends")
+        async with Cluster(folder, store) as cluster, httpx2.AsyncClient(timeout=10, trust_env=False) as http:
+            line.say(f"store    {cluster.store}")
+            line.say(
+                f"issuer   {cluster.issuer}  a front, which passes each connection to a node that is ready"
+            )
+            try:
+                await _Demo(line, cluster, http, folder).run()
+            except DemoFailed as failed:
+                raise DemoFailed(f"{failed}\n{cluster.tails()}".rstrip()) from None
 
 
 def _verify_with_pyjwt(issuer: str, token: str) -> None:
@@ -353,16 +309,8 @@ def _verify_with_pyjwt(issuer: str, token: str) -> None:
     keys = jwt.PyJWKClient(f"{issuer}/.well-known/jwks.json")
     try:
         key = keys.get_signing_key_from_jwt(token)
-        jwt.decode(token, key, algorithms=["RS256"], audience=_AUDIENCE, issuer=issuer)
+        jwt.decode(token, key, algorithms=["RS256"], audience=AUDIENCE, issuer=issuer)
+    except jwt.PyJWKClientConnectionError as error:
+        raise DemoFailed(f"PyJWT got no key set: {error}") from None
     except jwt.PyJWTError as error:
         raise DemoFailed(f"PyJWT refused a good token: {error}") from None
-
-
-def _kid(token: str) -> str:
-    from mintmark.core import jws  # noqa: PLC0415
-
-    return str(jws.parse(token).header.kid)
-
-
-def _short(tokens: dict[str, Any]) -> str:
-    return _kid(tokens["access_token"])[:8]
