@@ -12,12 +12,14 @@ heard: every new connection wakes all subscriptions.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
+from mintmark.adapters.sql.postgres import translate
 from mintmark.adapters.wakeup import Subscription, Subscriptions
 from mintmark.errors import ConfigurationError
 from mintmark.ports.clock import Clock, Entropy
@@ -71,42 +73,61 @@ class PostgresBus:
         self._clock = clock
         self._entropy = entropy
         self._subscriptions = Subscriptions(clock)
-        self._news = asyncio.Event()
-        self._waking: asyncio.Task[None] | None = None
+        self._waking: _Paced | None = None
+        self._sending: _Paced | None = None
         self._line: _Line | None = None
 
     async def open(self) -> None:
         """Begin to connect; a server that is away is tried again and again."""
         if self._line is None:
-            self._line = _Line(self._url, clock=self._clock, entropy=self._entropy, heard=self._news.set)
-            self._waking = asyncio.create_task(self._wake(), name="mintmark-bus-wake")
+            self._waking = _Paced(self._subscriptions.notify, clock=self._clock)
+            self._line = _Line(self._url, clock=self._clock, entropy=self._entropy, heard=self._waking.ask)
+            self._sending = _Paced(self._line.send, clock=self._clock)
 
     async def close(self) -> None:
         """Send what was announced, if that is possible within a second, and stop; may be called twice."""
-        line, self._line = self._line, None
-        waking, self._waking = self._waking, None
         self._subscriptions.close()
-        if line is not None:
-            await line.close()
-        if waking is not None:
-            await _end(waking)
+        sending, line, waking = self._sending, self._line, self._waking
+        self._sending = self._line = self._waking = None
+        for part in (sending, line, waking):
+            if part is not None:
+                await part.close()
 
     async def announce(self) -> None:
         """Wake the subscriptions of this process at once; the others are told without waiting for it."""
         self._subscriptions.notify()
-        if self._line is not None:
-            self._line.send()
+        if self._sending is not None:
+            self._sending.ask()
 
     def subscribe(self) -> Subscription:
         """A new subscription, which wakes for what is announced from now on."""
         return self._subscriptions.add()
 
-    async def _wake(self) -> None:
-        """The first notification wakes at once; those of the next moment wake together, after it."""
+
+class _Paced:
+    """Acts at once when first asked, and after a pause once for all who asked meanwhile."""
+
+    def __init__(self, act: Callable[[], None], *, clock: Clock) -> None:
+        self._act = act
+        self._clock = clock
+        self._asked = asyncio.Event()
+        self._acting = asyncio.create_task(self._run(), name="mintmark-bus-pace")
+
+    def ask(self) -> None:
+        """Have it done, soon."""
+        self._asked.set()
+
+    async def close(self) -> None:
+        """Do what was asked for, and nothing more."""
+        await _end(self._acting)
+        if self._asked.is_set():
+            self._act()
+
+    async def _run(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
-            self._subscriptions.notify()
+            await self._asked.wait()
+            self._asked.clear()
+            self._act()
             await self._clock.sleep(PAUSE)
 
 
@@ -114,16 +135,18 @@ class _Line:
     """The connection to the server, made anew as often as it is lost, from construction to ``close``."""
 
     def __init__(self, url: URL, *, clock: Clock, entropy: Entropy, heard: Callable[[], None]) -> None:
-        self._url = url
+        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._name = f"{url.host}:{url.port or 5432}/{url.database}"
         self._clock = clock
         self._entropy = entropy
         self._heard = heard
+        self._opened: _Connection | None = None
         self._backend = 0
         self._unsent = False
         self._lost = False
         self._connecting = self._connected = self._closing = False
         self._work = Subscription(clock, lambda _: None)
-        self._end = Subscription(clock, lambda _: None)
+        self._rest = Subscription(clock, lambda _: None)
         self._keeping = asyncio.create_task(self._keep(), name="mintmark-bus")
 
     def send(self) -> None:
@@ -132,11 +155,15 @@ class _Line:
         self._work.notify()
 
     async def close(self) -> None:
-        """Send what is unsent, unless the server is away, and end."""
+        """Send what is unsent, unless the server is away, and end.
+
+        A connection that is just being made is let come about: cancelled between two of its steps, the
+        driver leaves an error behind that nobody can take.
+        """
         self._closing = True
         self._work.close()
-        self._end.close()
-        if self._connected or (self._connecting and self._unsent):
+        self._rest.close()
+        if self._connecting:
             patience = asyncio.ensure_future(self._clock.sleep(PARTING))
             await asyncio.wait({self._keeping, patience}, return_when=asyncio.FIRST_COMPLETED)
             await _end(patience)
@@ -156,24 +183,38 @@ class _Line:
             # A server that lets everybody in and then ends the connection is spared as well.
             if self._clock.monotonic() - began > PROBE:
                 delay = SHORTEST
-            await self._end.wait(delay * (0.5 + self._entropy.token_bytes(1)[0] / 512))
+            await self._rest.wait(delay * (0.5 + self._entropy.token_bytes(1)[0] / 512))
             delay = min(2 * delay, LONGEST)
 
     async def _hold(self) -> None:
         """Connect, listen, send and probe, until the line is closed; raises when the connection is lost."""
-        connection = cast(
-            "_Connection", await self._within(CONNECT, asyncpg.connect(**connect_arguments(self._url)))
-        )
         try:
-            await self._within(PATIENCE, self._listen(connection), connection)
+            await self._within(CONNECT, self._connect())
+            await self._within(PATIENCE, self._listen(self._connection))
             self._connected = True
             self._report_back()
             self._heard()
             while self._unsent or not self._closing:
-                await self._turn(connection)
-            await self._within(PATIENCE, connection.close(), connection)
+                await self._turn(self._connection)
+            await self._within(PATIENCE, self._connection.close())
         finally:
-            connection.terminate()
+            self._drop()
+
+    async def _connect(self) -> None:
+        self._opened = await asyncpg.connect(
+            self._dsn, timeout=None, server_settings={"application_name": "mintmark-bus"}
+        )
+
+    @property
+    def _connection(self) -> _Connection:
+        if self._opened is None:
+            raise ConnectionResetError
+        return self._opened
+
+    def _drop(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.terminate()
 
     async def _listen(self, connection: _Connection) -> None:
         connection.add_termination_listener(lambda _: self._work.notify())
@@ -192,20 +233,18 @@ class _Line:
         sending, self._unsent = self._unsent, False
         if self._closing and not sending:
             return
-        began = self._clock.monotonic()
         try:
             if connection.is_closed():
                 raise ConnectionResetError
             statement = f"NOTIFY {CHANNEL}" if sending else "SELECT 1"
-            await self._within(PATIENCE, connection.execute(statement), connection)
+            await self._within(PATIENCE, connection.execute(statement))
         except BaseException:
             if sending:
                 self.send()
             raise
-        await self._end.wait(PAUSE - (self._clock.monotonic() - began))
 
-    async def _within(self, span: float, work: Awaitable[T], connection: _Connection | None = None) -> T:
-        """What ``work`` comes to; raises TimeoutError after ``span`` seconds and ends the connection."""
+    async def _within(self, span: float, work: Awaitable[T]) -> T:
+        """What ``work`` comes to; raises TimeoutError after ``span`` seconds, the connection dropped."""
         task = asyncio.ensure_future(work)
         patience = asyncio.ensure_future(self._clock.sleep(span))
         try:
@@ -214,24 +253,22 @@ class _Line:
                 raise TimeoutError
             return task.result()
         finally:
-            if not task.done() and connection is not None:
+            if not task.done():
                 # Cancelled, the driver would connect once more to have the statement cancelled.
-                connection.terminate()
+                self._drop()
             await _end(task)
             await _end(patience)
 
     def _report_lost(self, error: Exception) -> None:
         if not self._lost and not self._closing:
             self._lost = True
-            _LOG.warning(
-                "%s: no notifications: %s; what other nodes change is seen up to a second later",
-                place(self._url), reason(error),
-            )  # fmt: skip
+            # What is told of the error has neither secrets nor words of the server in it.
+            _LOG.warning("no wake-ups from other nodes, only polls: %s", translate(error, self._name))
 
     def _report_back(self) -> None:
         if self._lost:
             self._lost = False
-            _LOG.warning("%s: notifications are back", place(self._url))
+            _LOG.warning("wake-ups from other nodes are back: %s", self._name)
 
 
 async def _end(task: "asyncio.Future[Any]") -> None:
@@ -242,41 +279,12 @@ async def _end(task: "asyncio.Future[Any]") -> None:
         task.exception()
 
 
-def connect_arguments(url: URL) -> Mapping[str, Any]:
-    """What the driver is told of ``url``; nothing else is taken from variables of the environment."""
-    return {
-        "host": url.host,
-        "port": url.port or 5432,
-        "user": url.username,
-        "password": url.password,
-        "database": url.database,
-        **url.query,
-        "server_settings": {"application_name": "mintmark-bus"},
-        "statement_cache_size": 0,
-    }
-
-
-def place(url: URL) -> str:
-    """Where the database is, without user and password."""
-    return f"postgresql://{url.host}:{url.port or 5432}/{url.database}"
-
-
-def reason(error: Exception) -> str:
-    """A sentence about ``error``; only its code is the server's own word, and no code breaks a line."""
-    match error:
-        case TimeoutError():
-            return "the server does not answer"
-        case OSError():
-            return (error.strerror or "the connection was lost") if error.errno else "the connection was lost"
-        case asyncpg.PostgresError():
-            return f"the server refuses ({str(error.sqlstate)[:5]!a})"
-        case _:
-            return type(error).__name__
-
-
 def from_url(url: str, *, clock: Clock) -> PostgresBus:
     """The bus of the database that ``postgresql://user:password@host:port/database`` names."""
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("bus", "is not a URL of PostgreSQL") from None
     if not parsed.host or not parsed.database:
-        raise ConfigurationError("store", "needs a host and a database: postgresql://user@host/database")
+        raise ConfigurationError("bus", "names a database: postgresql://user:password@host:port/database")
     return PostgresBus(parsed, clock=clock, entropy=SYSTEM_ENTROPY)
