@@ -91,6 +91,14 @@ def insert_if_absent(connection: Connection, table: Table, row: Mapping[str, Any
     connection.execute(insert(table).values(**row).on_conflict_do_nothing())
 
 
+def is_storable(text: str) -> bool:
+    """Whether any database can hold ``text``; what none can is in none.
+
+    PostgreSQL has no NUL in text, and no text that is not UTF-8, as half of a surrogate pair is not.
+    """
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def encode_list(values: tuple[str, ...]) -> str:
     """``values`` as JSON text."""
     return msgspec.json.encode(values).decode()

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, bindparam, delete, insert, select, update
 
-from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list
+from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list, is_storable
 from mintmark.adapters.sql.schema import clients, users
 from mintmark.adapters.sql.sessions import Ending, SessionRows
 from mintmark.core.directory import Client, User
@@ -177,6 +177,8 @@ class SqlDirectory:
         return await self._database.write(lambda c: self._rows.remove_client(c, issuer, client_id, timing))
 
     async def _one(self, statement: Select[Any], asked: Mapping[str, str]) -> RowMapping | None:
+        if not all(map(is_storable, asked.values())):
+            return None
         rows = await self._all(statement, asked)
         return rows[0] if rows else None
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     update,
 )
 
-from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list
+from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list, is_storable
 from mintmark.adapters.sql.revocations import LogRows
 from mintmark.adapters.sql.schema import clients, sessions, users
 from mintmark.core.directory import User
@@ -169,7 +169,7 @@ class SessionRows:
     def read(self, connection: Connection, issuer: Issuer, rid: Rid) -> SessionView:
         """As the port's."""
         asked = {"issuer": issuer, "rid": rid, **self._time.parameters()}
-        row = connection.execute(self._read, asked).mappings().first()
+        row = connection.execute(self._read, asked).mappings().first() if is_storable(rid) else None
         if row is None:
             return SessionView(None, self._time.read(connection))
         values = dict(row)
@@ -260,6 +260,8 @@ class SqlSessions:
 
     async def end(self, issuer: Issuer, rid: Rid, *, cause: EndCause, timing: Timing) -> bool:
         """Whether this call ended the session."""
+        if not is_storable(rid):
+            return False
         ended = await self._database.write(
             lambda c: self._rows.end(c, issuer, rid, Ending("rid", cause, timing)),
             single=self._rows.ends_at_once,

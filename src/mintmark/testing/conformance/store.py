@@ -56,7 +56,7 @@ def _operations(rig: Rig, store: Store) -> dict[str, Callable[[], Awaitable[obje
 
 
 class StoreConformance:
-    """STORE-1 to STORE-5."""
+    """STORE-1 to STORE-6."""
 
     async def test_what_returned_is_there_for_every_store_afterwards(self, rig: Rig) -> None:
         """STORE-1: what one store answered, another one reads, and so does one that opens after a close."""
@@ -174,3 +174,16 @@ class StoreConformance:
                 assert await store.directory.user(ISSUER, rig.user().sub) == rig.user()
         finally:
             await asyncio.gather(*(store.close() for store in stores))
+
+    async def test_name_that_no_database_holds_is_absent(self, rig: Rig) -> None:
+        """STORE-6: text that is no text to a database is the name of nothing, and no failure of the store."""
+        store = rig.store
+        for name in ("a\0b", "\ud800", "\udcff"):
+            assert await store.directory.user_named(ISSUER, name) is None
+            assert await store.directory.user(ISSUER, Sub(name)) is None
+            assert await store.directory.client(ISSUER, ClientId(name)) is None
+            view = await store.sessions.read(ISSUER, Rid(name))
+            assert view.session is None
+            assert view.now == rig.clock.now()
+            ended = await store.sessions.end(ISSUER, Rid(name), cause=EndCause.ADMIN, timing=TIMING)
+            assert ended is False
