@@ -210,7 +210,11 @@ class Connections:
                 raise StoreUnavailable(f"{self._name}: a transaction was rolled back")
             sound = True
         except FOREIGN as error:
-            sound = not _is_fatal(error) and await _rolled_back(session.raw)
+            if _is_fatal(error):
+                # So may be all others, and each would cost a caller his answer.
+                await self._drop_idle()
+            else:
+                sound = await _rolled_back(session.raw)
             raise
         except Exception:
             sound = await _rolled_back(session.raw)
@@ -234,6 +238,12 @@ class Connections:
                 return session
             await _forget(session)
         return None
+
+    async def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for session in idle:
+            session.raw.terminate()
+            await _forget(session)
 
     async def _new(self, operation: _Operation[T]) -> _Session:
         connection = self._engine.connect()
@@ -288,10 +298,16 @@ async def _forget(session: _Session) -> None:
 
 
 def _is_fatal(error: Exception) -> bool:
-    """Whether the server said that it ends the connection, which may not be seen to have ended yet."""
+    """Whether the server said that the connection is good for nothing more.
+
+    It may not be seen to have ended yet; and one that was made while the database was set to be read-only
+    stays so.
+    """
     cause = error.orig if isinstance(error, DBAPIError) else error
     said = cause if isinstance(cause, asyncpg.PostgresError) else getattr(cause, "__cause__", None)
-    return getattr(said, "severity_en", None) in {"FATAL", "PANIC"}
+    return getattr(said, "severity_en", None) in {"FATAL", "PANIC"} or (
+        isinstance(said, asyncpg.ReadOnlySQLTransactionError)
+    )
 
 
 def _settle(answer: "asyncio.Future[Any]", error: Exception) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
 
-from mintmark.adapters.sql.database import Collision, Database
+from mintmark.adapters.sql.database import Collision, Database, insert_if_absent
 from mintmark.adapters.sql.revocations import LogRows
 from mintmark.adapters.sql.schema import nodes, ring_keys, rings, timings
 from mintmark.core.keyring import Activation, Key, KeyState, Member, Ring
@@ -112,7 +112,7 @@ class RingRows:
         row = {"of": issuer, "which": node, "now": now, "reported": ring_generation}
         if connection.execute(_BEAT, row).rowcount == 0:
             new = {"issuer": issuer, "node": node, "seen_at": now, "ring_generation": ring_generation}
-            connection.execute(insert(nodes), new)
+            insert_if_absent(connection, nodes, new)
             connection.execute(_FORGET, {"of": issuer, "before": now - FORGOTTEN_AFTER})
         return now
 
@@ -167,7 +167,7 @@ class SqlKeyRing:
 
     async def timing(self, issuer: Issuer) -> StoredTiming | None:
         """The timing settings that the nodes of this issuer share."""
-        return await self._database.read(lambda c: self._rows.timing(c, issuer))
+        return await self._database.read(lambda c: self._rows.timing(c, issuer), single=True)
 
     async def swap_timing(self, issuer: Issuer, *, expected: int, document: bytes) -> bool:
         """Whether ``document`` was taken in place of generation ``expected`` (0: there was none)."""

@@ -7,7 +7,6 @@ server ends where its client pauses: nobody waits for a client for longer than f
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import asyncpg  # type: ignore[import-untyped]
@@ -57,6 +56,7 @@ BOUNDS: Final = Bounds()
 _WRITE: Final = "BEGIN"
 _READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
+_OLDEST: Final = (13,)
 _UPGRADE: Final = 60_000
 """Milliseconds for an upgrade of the schema, and for waiting until another process has done it."""
 _UPGRADE_LOCK: Final = 0x4D4D524B
@@ -114,8 +114,7 @@ class PostgresStore:
             patience=self._bounds.operation / 1_000,
         )
         try:
-            look = partial(migrate.examine, name=self._name)
-            if await opening.run(look, begin=_READ, repeatable=True) is not SchemaState.USABLE:
+            if await opening.run(self._examine, begin=_READ, repeatable=True) is not SchemaState.USABLE:
                 await opening.run(self._upgrade, begin=_WRITE, patience=2 * _UPGRADE / 1_000)
         except BaseException:
             await opening.close()
@@ -164,6 +163,14 @@ class PostgresStore:
             "jit": "off",
         }
         return cast("Raw", await asyncpg.connect(self._dsn, timeout=None, server_settings=settings))
+
+    def _examine(self, connection: Connection) -> SchemaState:
+        version = connection.dialect.server_version_info or ()
+        if version < _OLDEST:
+            raise StoreDamaged(f"{self._name}: the server is older than PostgreSQL {_OLDEST[0]}")
+        if connection.execute(text("SHOW server_encoding")).scalar() != "UTF8":
+            raise StoreDamaged(f"{self._name}: the encoding of the database is not UTF8")
+        return migrate.examine(connection, self._name)
 
     def _upgrade(self, connection: Connection) -> None:
         for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):

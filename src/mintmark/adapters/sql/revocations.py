@@ -49,6 +49,8 @@ _PRUNE = delete(log_entries).where(
         select(log_entries.c.seq)
         .where(log_entries.c.issuer == bindparam("of"), log_entries.c.expires_at <= bindparam("now"))
         .limit(_PRUNED_AT_ONCE)
+        # Where others prune as well, each takes what nobody has taken.
+        .with_for_update(skip_locked=True)
     ),
 )
 
@@ -107,6 +109,7 @@ class LogRows:
 
     def head(self, connection: Connection, issuer: Issuer) -> tuple[Cursor, NumericDate] | None:
         """The cursor behind the newest entry, with the store's time; None before :meth:`begin`."""
+        # Before the head is read: what was committed earlier than `now` is behind it.
         now = self._time.read(connection)
         row = connection.execute(_HEAD, {"issuer": issuer}).first()
         return None if row is None else (Cursor(row.seq, row.mark), now)
@@ -147,18 +150,18 @@ class SqlRevocations:
         """Up to ``limit`` unexpired entries behind ``after``, or from the first where it is None."""
         if limit < 1:
             raise ValueError("a page has room for at least one entry")
-        return await self._begun(issuer, lambda c: self._rows.page(c, issuer, after, limit))
+        return await self._begun(issuer, lambda c: self._rows.page(c, issuer, after, limit), single=False)
 
     async def head(self, issuer: Issuer) -> tuple[Cursor, NumericDate]:
         """The cursor behind the newest entry, and the store's time at which it was read."""
-        return await self._begun(issuer, lambda c: self._rows.head(c, issuer))
+        return await self._begun(issuer, lambda c: self._rows.head(c, issuer), single=True)
 
-    async def _begun(self, issuer: Issuer, look: Callable[[Connection], T | None]) -> T:
+    async def _begun(self, issuer: Issuer, look: Callable[[Connection], T | None], *, single: bool) -> T:
         """What ``look`` finds in the log, which is begun where it never was."""
-        found = await self._database.read(look)
+        found = await self._database.read(look, single=single)
         if found is None:
-            await self._database.write(lambda c: self._rows.begin(c, issuer))
-            found = await self._database.read(look)
+            await self._database.write(lambda c: self._rows.begin(c, issuer), single=True)
+            found = await self._database.read(look, single=single)
         if found is None:
             raise StoreDamaged("the log has lost its head row")
         return found
