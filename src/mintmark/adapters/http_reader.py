@@ -4,22 +4,13 @@ import asyncio
 from typing import Final
 
 import httpx2
-import msgspec
 
-from mintmark.ports.proof import ProofFailed
+from mintmark.ports.proof import ProofFailed, kids_of
 from mintmark.units import Kid
 
 _TIMEOUT: Final = 3.0
 """Seconds for the whole of it: heartbeats wait meanwhile."""
 _LARGEST: Final = 1 << 20
-
-
-class _Named(msgspec.Struct):
-    kid: str = ""
-
-
-class _Keys(msgspec.Struct):
-    keys: list[_Named]
 
 
 class HttpReader:
@@ -36,10 +27,9 @@ class HttpReader:
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, OSError) as error:
             raise ProofFailed(f"{url}: {type(error).__name__}") from error
         try:
-            found = msgspec.json.decode(body, type=_Keys)
-        except msgspec.DecodeError as error:
+            return kids_of(body)
+        except ValueError as error:
             raise ProofFailed(f"{url}: the answer is no key set") from error
-        return frozenset(Kid(key.kid) for key in found.keys)
 
     async def _fetch(self, url: str) -> bytes:
         async with self._client.stream("GET", url, headers={"Accept": "application/json"}) as response:

@@ -23,8 +23,6 @@ from mintmark.http.token import TokenEndpoint
 from mintmark.server import document
 from mintmark.server.services import Services
 
-_METADATA: Final = "/.well-known/oauth-authorization-server"
-_OPENID: Final = "/.well-known/openid-configuration"
 _NONE: Final[Mapping[str, str]] = {}
 
 
@@ -50,12 +48,11 @@ def create_app(services: Services) -> Starlette:
         endpoint = Endpoint(respond, form=form, headers=headers, audit=services.audit, bounds=bounds)
         return Route(path, endpoint, methods=[method])
 
-    # RFC 8414 s.3.1 puts the issuer's path behind the well-known one, OIDC Discovery s.4 before it.
-    discovery = dict.fromkeys([path + _METADATA, path + _OPENID, _METADATA + path, _OPENID + path])
+    discovery = document.discovery_paths(services.issuer)
     routes = [
         route(path + "/token", "POST", TokenEndpoint(services.tokens).answer, form=ErrorForm.OAUTH),
-        route(path + document.JWKS_PATH, "GET", documents.jwks, headers=CORS),
-        route(path + "/keys/{kid}.json", "GET", documents.key, headers=CORS),
+        route(document.jwks_path(services.issuer), "GET", documents.jwks, headers=CORS),
+        route(document.key_path(services.issuer, "{kid}"), "GET", documents.key, headers=CORS),
         *(route(place, "GET", documents.discovery, headers=CORS) for place in discovery),
         route(path + "/v1/sessions", "POST", sessions.log_in),
         route(path + "/v1/sessions/refresh", "POST", sessions.refresh),

@@ -8,7 +8,6 @@ from starlette.responses import Response
 from mintmark.core.jwk import is_thumbprint
 from mintmark.errors import NotFound
 from mintmark.grants import GRANTS
-from mintmark.http.errors import JSON
 from mintmark.http.request import Incoming
 from mintmark.server import document
 from mintmark.server.document import Document
@@ -54,10 +53,10 @@ class Documents:
 
 
 def _conditional(request: Incoming, found: Document) -> Response:
-    headers = {"ETag": found.etag, "Cache-Control": f"public, max-age={found.max_age}"}
+    headers = {"ETag": found.etag, "Cache-Control": found.cache_control}
     if _matches(request.headers.getlist("if-none-match"), found.etag):
         return Response(status_code=304, headers=headers)
-    return Response(found.body, headers=headers | {"Content-Type": JSON})
+    return Response(found.body, headers=headers | {"Content-Type": document.JSON})
 
 
 def _matches(wanted: list[str], etag: str) -> bool:

@@ -6,6 +6,8 @@
 
 from typing import Protocol
 
+import msgspec
+
 from mintmark.errors import MintmarkError
 from mintmark.units import Kid
 
@@ -20,3 +22,16 @@ class PublicReader(Protocol):
     async def kids(self, url: str) -> frozenset[Kid]:
         """The ``kid`` of every key at ``url``. Raises ProofFailed."""
         ...
+
+
+class _Named(msgspec.Struct):
+    kid: str = ""
+
+
+class _Keys(msgspec.Struct):
+    keys: list[_Named]
+
+
+def kids_of(body: bytes) -> frozenset[Kid]:
+    """The ``kid`` of every key in a key set; raises ValueError where ``body`` is none (RFC 7517 s.5)."""
+    return frozenset(Kid(key.kid) for key in msgspec.json.decode(body, type=_Keys).keys)

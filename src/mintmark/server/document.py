@@ -10,13 +10,18 @@ import msgspec
 
 from mintmark.core.jws import Algorithm
 from mintmark.core.keyring import Key, Ring
-from mintmark.units import Issuer, Seconds
+from mintmark.units import Issuer, Kid, Seconds
 
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 JWKS_PATH: Final = "/.well-known/jwks.json"
 FEED_PATH: Final = "/revocations"
 STREAM_PATH: Final = "/revocations/stream"
+_METADATA: Final = "/.well-known/oauth-authorization-server"
+_OPENID: Final = "/.well-known/openid-configuration"
+
+JSON: Final = "application/json; charset=utf-8"
+"""The media type of every document here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,11 @@ class Document:
     body: bytes
     etag: str
     max_age: Seconds
+
+    @property
+    def cache_control(self) -> str:
+        """What tells caches so (RFC 9111 s.5.2.2; K5)."""
+        return f"public, max-age={self.max_age}"
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
@@ -82,3 +92,22 @@ def _document(value: Mapping[str, Any], max_age: Seconds) -> Document:
 def path_of(issuer: Issuer) -> str:
     """The path of the issuer's URL, empty or beginning with a slash: what its endpoints are under."""
     return urlsplit(issuer).path.rstrip("/")
+
+
+def jwks_path(issuer: Issuer) -> str:
+    """The path at which the key set is served."""
+    return path_of(issuer) + JWKS_PATH
+
+
+def key_path(issuer: Issuer, kid: Kid | str) -> str:
+    """The path at which one key is served."""
+    return f"{path_of(issuer)}/keys/{kid}.json"
+
+
+def discovery_paths(issuer: Issuer) -> tuple[str, ...]:
+    """The paths at which the metadata is served.
+
+    RFC 8414 s.3.1 puts the issuer's path behind the well-known one, OIDC Discovery s.4 before it.
+    """
+    path = path_of(issuer)
+    return tuple(dict.fromkeys([path + _METADATA, path + _OPENID, _METADATA + path, _OPENID + path]))
