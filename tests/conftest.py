@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import HealthCheck, settings
+from tests.s3 import S3Server, moto_server, seaweedfs_server
 
 from mintmark.cli.demonstration.postgresql import PostgresqlMissing, PostgresqlServer
 
@@ -85,6 +86,20 @@ def database(postgresql: PostgresqlServer) -> Iterator[str]:
     name = f"t{os.urandom(8).hex()}"
     yield postgresql.create_database(name)
     postgresql.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """moto's S3 server of this process, which takes every credential."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[S3Server]:
+    """A SeaweedFS of this process, which checks credentials."""
+    with seaweedfs_server() as server:
+        yield server
 
 
 def children() -> dict[int, str]:

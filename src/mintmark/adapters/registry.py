@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 from mintmark.errors import ConfigurationError
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock, Entropy
+from mintmark.ports.publisher import Publisher
 from mintmark.ports.store import Store
 
 STORES: Final[Mapping[str, str]] = {
@@ -21,6 +22,12 @@ BUSES: Final[Mapping[str, str]] = {
 }
 """By the scheme of ``bus``, or of ``store`` where ``bus`` is ``none``: what makes a bus of URL and clock."""
 
+PUBLISHERS: Final[Mapping[str, str]] = {
+    "file": "mintmark.adapters.filesystem:from_url",
+    "s3": "mintmark.adapters.s3:from_url",
+}
+"""By the scheme of an item of ``publish``: what makes a place of a URL, a clock and entropy."""
+
 
 def make_store(url: str, *, clock: Clock, entropy: Entropy) -> Store:
     """The store that ``url`` names, not yet open; raises ConfigurationError for a scheme without one."""
@@ -32,6 +39,17 @@ def make_bus(url: str, *, store: str, clock: Clock) -> Bus:
     """The bus that ``url`` names, or the one that the store at ``store`` brings where ``url`` is ``none``."""
     found, key = (store, "store") if url == "none" else (url, "bus")
     return cast("Bus", _find(BUSES, found, key=key)(found, clock=clock))
+
+
+def make_publisher(url: str, *, clock: Clock, entropy: Entropy) -> Publisher:
+    """The place that ``url`` names, whether it is there or not; raises ConfigurationError."""
+    try:
+        make = _find(PUBLISHERS, url, key="publish")
+    except ModuleNotFoundError as missing:
+        scheme = url.partition(":")[0]
+        reason = f"{scheme}: needs {missing.name}, which is in the extra: pip install 'mintmark[{scheme}]'"
+        raise ConfigurationError("publish", reason) from None
+    return cast("Publisher", make(url, clock=clock, entropy=entropy))
 
 
 def _find(registry: Mapping[str, str], url: str, *, key: str) -> Any:
