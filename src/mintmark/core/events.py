@@ -34,6 +34,11 @@ class EventName(StrEnum):
     SLOTS_EXHAUSTED = "slots.exhausted"
     CLOCK_DRIFTED = "clock.drifted"
     PROCESS_ENDED = "process.ended"
+    PUBLICATION_UPDATED = "publication.updated"
+    PUBLICATION_OVERWRITTEN = "publication.overwritten"
+    PUBLICATION_UNFENCED = "publication.unfenced"
+    PUBLICATION_FAILED = "publication.failed"
+    PUBLICATION_RESTORED = "publication.restored"
     STORE_FAILED = "store.failed"
     STORE_RESTORED = "store.restored"
     SESSION_STARTED = "session.started"
@@ -68,6 +73,9 @@ WARNINGS = frozenset(
         EventName.SLOTS_EXHAUSTED,
         EventName.CLOCK_DRIFTED,
         EventName.PROCESS_ENDED,
+        EventName.PUBLICATION_OVERWRITTEN,
+        EventName.PUBLICATION_UNFENCED,
+        EventName.PUBLICATION_FAILED,
         EventName.STORE_FAILED,
         EventName.SESSION_STOLEN,
         EventName.STORE_WENT_BACK,
