@@ -11,7 +11,7 @@ What holds for every operation:
 - STORE-4 Issuers do not see each other's rows.
 - STORE-5 ``open()`` creates or upgrades the schema and may be called by many processes at once. It alone may
   take longer than two seconds, where another process is upgrading.
-- STORE-6 What is looked up under a name that a database cannot hold (NUL, half of a surrogate pair) is absent.
+- STORE-6 What is looked up by text that a database cannot hold (NUL, half a surrogate pair) is absent.
 """
 
 from typing import Protocol
