@@ -134,7 +134,12 @@ class Cluster:
             env=self.environ, stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        _, said = await process.communicate(given.encode())
+        try:
+            _, said = await process.communicate(given.encode())
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise DemoFailed(f"mintmark {' '.join(arguments[:2])}: {said.decode(errors='replace').strip()}")
 

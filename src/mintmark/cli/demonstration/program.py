@@ -68,7 +68,10 @@ class Program:
     async def stop(self) -> None:
         """Ask it to leave in good order, and wait; raises DemoFailed if it does not."""
         self.check()
-        status = await self._wait(signal.SIGTERM, PATIENCE)
+        # A node may wait for another one that can sign, for as long as `handover` says.
+        status = await self._wait(signal.SIGTERM, 2 * PATIENCE)
+        if status is None:
+            raise DemoFailed(f"{self.name} was told to leave, and did not within {2 * PATIENCE:.0f} s")
         if status != 0:
             raise DemoFailed(f"{self.name} was told to leave and ended with status {status}")
 

@@ -29,6 +29,7 @@ from mintmark.cli.demonstration.shop import (
     Traffic,
     expect,
 )
+from mintmark.cli.status import Status
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.units import format_duration
 
@@ -76,7 +77,13 @@ class _Demo:
         self._line.say(
             f"three nodes start at once; a key is public for {lead} before it signs, all but the first"
         )
-        await asyncio.gather(*(self._start_node(name) for name in self._cluster.nodes), self._add_accounts())
+        try:
+            async with asyncio.TaskGroup() as starting:
+                for name in self._cluster.nodes:
+                    starting.create_task(self._start_node(name))
+                starting.create_task(self._add_accounts())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def _start_node(self, name: str) -> None:
         node = self._cluster.nodes[name]
@@ -117,6 +124,7 @@ class _Demo:
         say, shop = self._line.say, self._shop
         tokens = await shop.log_in(self._url("a"))
         say(f"{USER} logs in at node a: an access token by its key {tokens.key}, and a refresh token")
+        await shop.until_warm(tokens)
         await shop.accepted(tokens, "a good token")
         say("the service accepts it: signature, claims and revocation checked without asking any node")
         await self._verify_with_pyjwt(tokens)
@@ -258,8 +266,10 @@ class _Demo:
 
     async def _followers(self) -> bool:
         for node in self._cluster.nodes.values():
-            if "mintmark_feed_followers 1" in (await self._http.get(f"{node.url}/metrics")).text:
-                return True
+            with contextlib.suppress(httpx2.TransportError):
+                answer = await self._http.get(f"{node.url}/metrics")
+                if "mintmark_feed_followers 1" in answer.text:
+                    return True
         return False
 
 
@@ -273,16 +283,25 @@ def run_demo(store: str) -> int:
 
 async def _run(store: str) -> int:
     task = asyncio.ensure_future(_show(store))
+    loop = asyncio.get_running_loop()
+    told: list[None] = []
+
+    def interrupt() -> None:
+        # Once: a second signal must not cut short what ends the nodes.
+        if not told:
+            told.append(None)
+            task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, interrupt)
     try:
         await task
     except DemoFailed as failed:
         sys.stderr.write(f"mintmark demo: {failed}\n")
-        return 1
+        return Status.FAILED
     except asyncio.CancelledError:
-        return 130
-    return 0
+        return Status.INTERRUPTED
+    return Status.OK
 
 
 async def _show(store: str) -> None:
@@ -290,7 +309,7 @@ async def _show(store: str) -> None:
     with tempfile.TemporaryDirectory(prefix="mintmark-demo-") as name:
         folder = Path(name)
         line.say(f"settings, logs and data are in {folder}, which goes when the demo ends")
-        async with Cluster(folder, store) as cluster, httpx2.AsyncClient(timeout=10, trust_env=False) as http:
+        async with Cluster(folder, store) as cluster, httpx2.AsyncClient(timeout=30, trust_env=False) as http:
             line.say(f"store    {cluster.store}")
             line.say(
                 f"issuer   {cluster.issuer}  a front, which passes each connection to a node that is ready"
@@ -299,6 +318,9 @@ async def _show(store: str) -> None:
                 await _Demo(line, cluster, http, folder).run()
             except DemoFailed as failed:
                 raise DemoFailed(f"{failed}\n{cluster.tails()}".rstrip()) from None
+            except httpx2.TransportError as error:
+                what = f"a request was not answered: {type(error).__name__}"
+                raise DemoFailed(f"{what}\n{cluster.tails()}".rstrip()) from None
 
 
 def _verify_with_pyjwt(issuer: str, token: str) -> None:

@@ -84,27 +84,39 @@ class Shop:
         expect(answer.status_code, 204, "the log-out")
 
     async def call(self, access_token: str) -> httpx2.Response:
-        """The service's answer to this token."""
+        """The service's answer to this token, whatever it is."""
         headers = {"Authorization": f"Bearer {access_token}"}
-        return await self._http.get(f"{self.service}/orders", headers=headers)
+        return await self._answer(
+            lambda: self._http.get(f"{self.service}/orders", headers=headers), "the service"
+        )
 
     async def accepted(self, tokens: Tokens, what: str) -> None:
         """Raise DemoFailed if the service does not accept the token, which is ``what``."""
         expect((await self.call(tokens.access_token)).status_code, 200, f"the service, shown {what},")
 
+    async def until_warm(self, tokens: Tokens) -> None:
+        """Wait until the service has read the issuer's keys and revocations: before that it says 503."""
+        await self._answer(lambda: self.call(tokens.access_token), "the service", later=True)
+
     async def _ask(
         self, ask: Callable[[], Awaitable[httpx2.Response]], wanted: int, what: str
     ) -> httpx2.Response:
+        answer = await self._answer(ask, what, later=True)
+        expect(answer.status_code, wanted, what, answer.text)
+        return answer
+
+    async def _answer(
+        self, ask: Callable[[], Awaitable[httpx2.Response]], what: str, *, later: bool = False
+    ) -> httpx2.Response:
+        """The first answer; with ``later`` the first that does not say «later»."""
         deadline = SYSTEM_CLOCK.monotonic() + PATIENCE
         while True:
-            said = "nothing"
             try:
                 answer = await ask()
             except httpx2.TransportError as error:
                 said = type(error).__name__
             else:
-                if answer.status_code != httpx2.codes.SERVICE_UNAVAILABLE:
-                    expect(answer.status_code, wanted, what, answer.text)
+                if not later or answer.status_code != httpx2.codes.SERVICE_UNAVAILABLE:
                     return answer
                 said = answer.text
             if SYSTEM_CLOCK.monotonic() > deadline:
@@ -157,7 +169,7 @@ class Traffic:
             async with asyncio.TaskGroup() as clients:
                 for _ in range(_CLIENTS):
                     clients.create_task(self._shop_around())
-        except* DemoFailed as failed:
+        except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
     async def _shop_around(self) -> None:
