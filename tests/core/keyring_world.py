@@ -181,6 +181,7 @@ class World:
             now=self.now,
             served=frozenset(key.kid for key in node.serving.published() if key.kid in in_bucket),
             watched_since=node.watch.since,
+            interrupted=node.watch.interrupted,
         )
         node.effects = list(k.due(node.view, self.timing))
 

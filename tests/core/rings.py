@@ -49,6 +49,7 @@ def due(
     members: tuple[Member, ...] = (),
     served: tuple[str, ...] = (),
     watched_since: NumericDate = NumericDate(0),
+    interrupted: bool = False,
     clock_off: bool = False,
     leaving: bool = False,
     timing: Timing = T,
@@ -60,6 +61,7 @@ def due(
         now=now,
         served=frozenset(map(Kid, served)),
         watched_since=watched_since,
+        interrupted=interrupted,
         clock_off=clock_off,
         leaving=leaving,
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.core.rings import EMPTY, NOW, A, B, C, T, active, at, key, live, prepared
 
 from mintmark.core import keyring, membership
-from mintmark.core.keyring import Activation, Key, KeyState, Member, Ring
+from mintmark.core.keyring import HEARD_WITHIN, Activation, Key, KeyState, Member, Ring
 from mintmark.core.membership import Departure, View, Watch, departure, offset
 from mintmark.core.timing import Timing
 from mintmark.units import Kid, NodeId, NumericDate, Seconds
@@ -33,9 +33,10 @@ def test_a_watch_lasts_while_the_store_is_read_without_a_gap():
     watch = Watch(NOW, NOW)
     for passed in (0, 4, 8, 12):
         watch = watch.read(at(passed))
-    assert watch.since == NOW
-    assert watch.read(at(17)).since == at(17)
-    assert watch.read(at(11)).since == at(11)
+    assert watch == Watch(NOW, at(12))
+    assert watch.read(at(17)) == Watch(at(17), at(17), interrupted=True)
+    assert watch.read(at(11)) == Watch(at(11), at(11), interrupted=True)
+    assert watch.read(at(17)).read(at(20)) == Watch(at(17), at(20), interrupted=True)
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(0, 1000), st.data())
@@ -57,6 +58,15 @@ def test_a_lone_node_leaves_at_once():
     assert departure(view(active(EMPTY, "a")), T) is Departure.ALONE
     dead = replace(view(active(EMPTY, "a")), members=live(B, now=at(-10)))
     assert departure(dead, T) is Departure.ALONE
+
+
+def test_nobody_is_alone_because_the_store_was_away():
+    """While nobody could be heard others may be there, so a node that leaves listens first."""
+    back = at(60)
+    ring = keyring.renew(active(EMPTY, "a"), [Kid("a")], timing=T, now=back)
+    silent = replace(view(ring, now=back), members=live(A, B), watched_since=back, interrupted=True)
+    assert departure(silent, T) is Departure.AWAITED
+    assert departure(replace(silent, now=at(60 + HEARD_WITHIN)), T) is Departure.ALONE
 
 
 def test_a_node_that_signs_nothing_leaves_at_once():

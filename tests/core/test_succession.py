@@ -16,6 +16,7 @@ from mintmark.core.keyring import (
 from mintmark.core.succession import (
     ActivateKey,
     AlarmKind,
+    Effect,
     LapseKey,
     PrepareKey,
     ProveKey,
@@ -118,6 +119,21 @@ def test_a_cold_start_waits_for_no_lease_that_has_ended():
     assert ActivateKey(Kid("b"), Activation.BOOTSTRAP) in due(
         ring, B, served=("b",), now=now, watched_since=now
     )
+
+
+def test_a_node_that_comes_back_waits_for_others_that_come_back():
+    """K1: after an outage longer than the lease every lease has ended, and those who signed may be there."""
+    ring = prepared(active(EMPTY, "a"), "b", B, now=at(T.lease))
+    back = at(2 * T.lease)
+    begin = ActivateKey(Kid("b"), Activation.BOOTSTRAP)
+
+    def effects(passed: int, *, interrupted: bool) -> tuple[Effect, ...]:
+        now = NumericDate(back + passed)
+        return due(ring, B, served=("b",), now=now, watched_since=back, interrupted=interrupted)
+
+    assert begin in effects(0, interrupted=False)
+    assert begin not in effects(HEARD_WITHIN - 1, interrupted=True)
+    assert begin in effects(HEARD_WITHIN, interrupted=True)
 
 
 def test_an_outage_of_the_store_ends_no_lease():

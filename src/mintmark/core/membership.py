@@ -31,10 +31,14 @@ class Watch:
 
     since: NumericDate
     last: NumericDate
+    interrupted: bool = False
+    """Whether this node has read the store before it began: then others may have been cut off likewise."""
 
     def read(self, now: NumericDate) -> "Watch":
         """The watch after another read; it begins anew after a gap, or when the clock was set back."""
-        return Watch(self.since if 0 <= now - self.last < LIVE_FOR // 2 else now, now)
+        if 0 <= now - self.last < LIVE_FOR // 2:
+            return Watch(self.since, now, self.interrupted)
+        return Watch(now, now, interrupted=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,8 @@ class View:
     watched_since: NumericDate = NumericDate(0)
     """When this node's :class:`Watch` began; as it stands, long ago. No node is taken for dead sooner than
     it has been watched for HEARD_WITHIN."""
+    interrupted: bool = False
+    """Whether that watch followed a gap in which this node read nothing."""
     clock_off: bool = False
     """Whether this machine's clock is further from the store's than ``clock_skew``."""
     leaving: bool = False
@@ -67,12 +73,18 @@ def has_watched(view: View) -> bool:
 
 
 def someone_signs(view: View, timing: Timing) -> bool:
-    """Whether a live node holds an active key, or a node that might be live one with a running lease."""
+    """Whether a live node holds an active key, or a node that might be live one.
+
+    Before a node has watched for long enough, a lease that runs may be that of a node that lives. Where the
+    watch was interrupted so may one that has ended: nobody could renew it while the store was away. A node
+    that has just started knows of no such time, and waits for no lease that ended before.
+    """
     live = live_nodes(view)
+    watched = has_watched(view)
     return any(
         key.node in live
         or _was_leased_just_now(key, view, timing)
-        or (view.now < key.lease_until and not has_watched(view))
+        or (not watched and (view.interrupted or view.now < key.lease_until))
         for key in view.ring.keys
         if key.state is KeyState.ACTIVE
     )
@@ -116,9 +128,11 @@ def departure(view: View, timing: Timing) -> Departure:
 
 
 def staying_nodes(view: View) -> frozenset[NodeId]:
-    """The other live nodes that have not resigned."""
+    """The other nodes that live, or may after an outage of the store, and have not resigned."""
     resigned = {key.node for key in view.ring.keys if key.state is KeyState.ACTIVE and key.is_resigned()}
-    return live_nodes(view) - resigned - {view.node}
+    unheard = view.interrupted and not has_watched(view)
+    there = {m.node for m in view.members} if unheard else live_nodes(view)
+    return frozenset(there - resigned - {view.node})
 
 
 def _covers(key: Key, now: NumericDate, timing: Timing) -> bool:

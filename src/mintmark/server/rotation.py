@@ -55,7 +55,8 @@ class Rotation:
 
     ``served`` gives the ring generation that every worker of this node serves; it goes into the heartbeat,
     so that no node's key is activated before all nodes answer with it. ``own_url`` is the key set at this
-    node's own listener, ``proof_urls`` are the public ones. ``leaving`` is asked whether the node may go.
+    node's own listener, ``proof_urls`` are the public ones, ``places`` the folders and buckets with a copy;
+    ``reader`` reads all of them. ``leaving`` is asked whether the node may go.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Rotation:
         served: Callable[[], int],
         own_url: str,
         proof_urls: tuple[str, ...],
+        places: tuple[str, ...] = (),
     ) -> None:
         self._issuer = issuer
         self._node = node
@@ -87,7 +89,9 @@ class Rotation:
         self._audit = audit
         self._served_generation = served
         self._own = Readback((own_url,), reader=reader, clock=clock, on_found=bus.announce)
-        self._public = Readback(proof_urls, reader=reader, clock=clock, on_found=bus.announce)
+        self._public = Readback((*proof_urls, *places), reader=reader, clock=clock, on_found=bus.announce)
+        self._copies = Readback(places, reader=reader, clock=clock, on_found=bus.announce)
+        self._readbacks = (self._own, self._public, self._copies)
         self._held: set[Kid] = set()
         self._granted: dict[Kid, NumericDate] = {}
         self._alarms: dict[tuple[EventName, str], float] = {}
@@ -133,13 +137,13 @@ class Rotation:
 
     async def answered(self) -> None:
         """Wait until every key set that is being read back has been."""
-        await self._own.answered()
-        await self._public.answered()
+        for readback in self._readbacks:
+            await readback.answered()
 
     async def leave(self) -> None:
         """Sign no more and say so: the keys of this node verify only, and its heartbeat is gone."""
-        await self._own.close()
-        await self._public.close()
+        for readback in self._readbacks:
+            await readback.close()
         # A signer that is gone has forgotten everything already.
         with contextlib.suppress(SignerUnavailable):
             for kid in tuple(self._held):
@@ -167,13 +171,13 @@ class Rotation:
 
     def _look(self, view: RingView) -> View:
         held = frozenset(key.kid for key in view.ring.keys if key.node == self._node)
-        self._own.keep_only(held)
-        self._public.keep_only(held)
+        for readback in self._readbacks:
+            readback.keep_only(held)
         served: frozenset[Kid] = frozenset()
         prepared = view.ring.held_by(self._node, KeyState.PREPARED)
         if prepared is not None and self._served_generation() >= prepared.since:
             if self._own.has_found(prepared.kid):
-                served = frozenset({prepared.kid})
+                served = frozenset({prepared.kid} if self._is_placed(prepared, view.now) else ())
             elif (missing := self._own.missing(prepared.kid)) is not None:
                 self._alarm(EventName.PROOF_FAILED, prepared.kid, reason=missing)
         self._watch = self._watch.read(view.now) if self._watch is not None else Watch(view.now, view.now)
@@ -184,9 +188,17 @@ class Rotation:
             now=view.now,
             served=served,
             watched_since=self._watch.since,
+            interrupted=self._watch.interrupted,
             clock_off=abs(self._offset) > self._timing.clock_skew,
             leaving=self.leaving.begun,
         )
+
+    def _is_placed(self, key: Key, now: NumericDate) -> bool:
+        """Whether every folder and bucket shows the key, or has had the time that publication may take.
+
+        One that is away for longer is an alarm, but must not leave an issuer without any key.
+        """
+        return self._copies.has_found(key.kid) or now > key.prepared_at + self._timing.propagation
 
     async def _follow_leases(self, view: RingView) -> None:
         """Tell the signer what the store has committed, and only that (design 3.4)."""
