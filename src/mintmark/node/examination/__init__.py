@@ -1,0 +1,1 @@
+"""Looks at everything that a node needs, for ``mintmark doctor``; changes nothing."""

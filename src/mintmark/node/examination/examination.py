@@ -1,0 +1,151 @@
+"""The whole examination: every check runs, whatever becomes of the others."""
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mintmark.errors import ConfigurationErrors, MintmarkError
+from mintmark.node.examination import machine
+from mintmark.node.examination.publication import look_at_publication
+from mintmark.node.examination.store import Looked, look_at_store, place_of
+from mintmark.node.examination.web import Web
+from mintmark.ports.clock import Clock, Entropy
+from mintmark.server.diagnosis import configuration
+from mintmark.server.diagnosis import machine as judged
+from mintmark.server.diagnosis.configuration import File
+from mintmark.server.diagnosis.finding import Check, Finding, failed, skipped
+from mintmark.server.diagnosis.machine import Held
+from mintmark.server.settings import DEFAULT_FILE, Settings, load
+from mintmark.signer.hardening import Profile
+from mintmark.signer.rehearsal import rehearse
+from mintmark.units import Seconds
+
+ENDING: Final = Seconds(20)
+"""What a node may need after `handover`: for requests under way, the last writes, and its processes' ends."""
+_OF_SETTINGS: Final = (
+    Check.SETTINGS_MODE,
+    Check.SETTINGS_UNUSUAL,
+    Check.TIMING_RULE,
+    Check.TIMING_LEAD,
+    Check.MACHINE_UNIT,
+    *(check for check in Check if check.startswith(("node.", "store.", "publication."))),
+)
+"""What cannot be looked at without settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Every finding, in the order of the report, and the settings; None where they have mistakes."""
+
+    findings: tuple[Finding, ...]
+    settings: Settings | None
+
+
+async def diagnose(
+    config: Path | None, environ: Mapping[str, str], *, clock: Clock, entropy: Entropy
+) -> Diagnosis:
+    """What a node with this configuration and environment would find on this machine, now."""
+    about_machine = asyncio.create_task(_kept(Check.MACHINE_CLOCK, "machine", _look_at_machine()))
+    try:
+        settings = load(config, environ)
+    except ConfigurationErrors as errors:
+        why = "the configuration has mistakes"
+        findings = (
+            *configuration.of_mistakes(errors),
+            configuration.of_variables(environ),
+            *await about_machine,
+            *(skipped(check, "settings", why) for check in _OF_SETTINGS),
+        )
+        return Diagnosis(_ordered(findings), None)
+    async with Web(clock) as web:
+        store = asyncio.create_task(_look(settings, clock=clock, entropy=entropy))
+        listen, held = await _look_at_listen(settings, web)
+        looked = await store
+        running = held or looked.live > 0
+        published = await _kept(
+            Check.PUBLICATION_REACH,
+            settings.issuer,
+            look_at_publication(settings, looked, running=running, web=web, clock=clock, entropy=entropy),
+        )
+    unit = judged.of_unit(await machine.unit(), needed=Seconds(settings.handover + ENDING))
+    about_settings = _of_settings(settings, config, environ)
+    findings = (*about_settings, *await about_machine, unit, *listen, *looked.findings, *published)
+    return Diagnosis(_ordered(findings), settings)
+
+
+def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """``findings`` by family, in the order of :class:`Check`; within one as they are."""
+    families = list(dict.fromkeys(_family(check) for check in Check))
+    return tuple(sorted(findings, key=lambda finding: families.index(_family(finding.check))))
+
+
+def _family(check: str) -> str:
+    return check.partition(".")[0]
+
+
+def _of_settings(settings: Settings, config: Path | None, environ: Mapping[str, str]) -> Iterable[Finding]:
+    named = environ.get("MINTMARK_CONFIG")
+    path = config or (Path(named) if named else DEFAULT_FILE)
+    file = File(path, path.stat().st_mode) if path.is_file() else None
+    yield configuration.of_source(settings, file, folder=Path.cwd())
+    if file is None:
+        yield skipped(Check.SETTINGS_MODE, str(path), "there is no file")
+    else:
+        yield configuration.of_mode(settings, file)
+    yield configuration.of_variables(environ)
+    yield from configuration.of_warnings(settings)
+    yield from configuration.of_timing(settings.timing)
+
+
+async def _look_at_machine() -> tuple[Finding, ...]:
+    reports = await asyncio.gather(*(rehearse(profile) for profile in Profile))
+    by_profile = {profile.value: report for profile, report in zip(Profile, reports, strict=True)}
+    return (
+        judged.of_wall_clock(machine.wall_clock()),
+        judged.of_open_files(machine.open_files()),
+        *judged.of_hardening(by_profile, swap=machine.has_swap()),
+    )
+
+
+async def _look_at_listen(settings: Settings, web: Web) -> tuple[tuple[Finding, ...], bool]:
+    """The findings, and whether a node of this issuer answers there."""
+    held = False
+
+    async def look() -> tuple[Finding, ...]:
+        nonlocal held
+        found = await machine.listening(settings.listen, settings.issuer, web)
+        findings = judged.of_listen(settings.listen, settings.issuer, found)
+        held = isinstance(found, Held) and findings[0].verdict == "ok"
+        return findings
+
+    return await _kept(Check.NODE_LISTEN, str(settings.listen), look()), held
+
+
+async def _look(settings: Settings, *, clock: Clock, entropy: Entropy) -> Looked:
+    looked = Looked(())
+
+    async def look() -> tuple[Finding, ...]:
+        nonlocal looked
+        looked = await look_at_store(settings, clock=clock, entropy=entropy)
+        return looked.findings
+
+    findings = await _kept(Check.STORE_REACH, place_of(settings.store), look())
+    return Looked(findings, looked.ring, looked.now, looked.live)
+
+
+async def _kept(check: Check, subject: str, look: Awaitable[tuple[Finding, ...]]) -> tuple[Finding, ...]:
+    """The findings of ``look``; what it raises is a finding of ``check``, so that no check hides another."""
+    try:
+        return await look
+    except MintmarkError as error:
+        found, fix = str(error), "see the message"
+    except Exception as error:  # noqa: BLE001 - a defect of one check must not hide what others found
+        # Not its text: nobody knows what that holds.
+        found, fix = f"a defect of this check: {type(error).__name__}", "report it as a defect of Mintmark"
+    others = (other for other in Check if _family(other) == _family(check) and other is not check)
+    return (
+        failed(check, subject, found, fix=fix),
+        *(skipped(other, subject, f"{check} could not be finished") for other in others),
+    )
