@@ -1,0 +1,193 @@
+"""Inside a running cluster: its store as a test reads and changes it, and processes that stand still."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from tests.cluster.running import RunningNode, children_of, state_of, until
+
+from mintmark.core import sessions
+from mintmark.core.directory import User
+from mintmark.core.keyring import Key
+from mintmark.core.sessions import Session, SessionStart
+from mintmark.node.store import open_store
+from mintmark.ports.keyring import RingView
+from mintmark.ports.store import Store
+from mintmark.server.settings import load
+from mintmark.system import SYSTEM_ENTROPY
+from mintmark.units import ClientId, Kid, NodeId, Rid, Sub
+
+_WAL_WRITE_LOCK = 120
+"""The byte of the file ``-shm`` that SQLite locks for a commit (https://sqlite.org/walformat.html)."""
+
+T = TypeVar("T")
+
+
+class Inside:
+    """The store of a cluster, opened by this process too. Its methods may be called on any thread."""
+
+    def __init__(self, portal: BlockingPortal, store: Store, config: Path) -> None:
+        self._portal = portal
+        self._store = store
+        settings = load(config, {})
+        self.issuer = settings.issuer
+        self.timing = settings.timing
+
+    def do(self, work: Callable[[Store], Awaitable[T]]) -> T:
+        """The result of ``work`` on the store."""
+        return self._portal.call(work, self._store)
+
+    # --- keys ------------------------------------------------------------------------------------------
+
+    def ring(self) -> RingView:
+        """The key ring, the heartbeats and the store's time."""
+        return self.do(lambda store: store.keyring.read(self.issuer))
+
+    def key(self, kid: str) -> Key | None:
+        """The key under ``kid``, whatever its state."""
+        return self.ring().ring.find(Kid(kid))
+
+    def is_live(self, node: NodeId) -> bool:
+        """Whether the heartbeat of ``node`` is young enough."""
+        view = self.ring()
+        return any(member.node == node and member.is_live(view.now) for member in view.members)
+
+    def retire(self, kid: str) -> None:
+        """Take a key out of the ring, as any node does once its ``publish_until`` has passed."""
+
+        async def retire(store: Store) -> bool:
+            ring = (await store.keyring.read(self.issuer)).ring
+            kept = tuple(key for key in ring.keys if key.kid != kid)
+            assert len(kept) < len(ring.keys), "there is no such key"
+            return await store.keyring.swap(
+                ring.generation, replace(ring, generation=ring.generation + 1, keys=kept)
+            )
+
+        until(lambda: self.do(retire), "the key was retired")
+
+    # --- users and sessions ------------------------------------------------------------------------------
+
+    def add_user(self, name: str) -> User:
+        """A user who can log in nowhere, but has sessions."""
+
+        async def add(store: Store) -> User:
+            now = await store.now()
+            user = User(
+                issuer=self.issuer,
+                sub=Sub(f"usr_{name}"),
+                username=name,
+                password_hash="$argon2id$first",
+                scopes=("orders:read",),
+                created_at=now,
+                password_changed_at=now,
+            )
+            await store.directory.add_user(user)
+            return user
+
+        return self.do(add)
+
+    def new_session(self, user: User) -> tuple[Rid, str]:
+        """A session of ``user`` at the client shop, and its first refresh token; no password is hashed."""
+
+        async def begin(store: Store) -> tuple[Rid, str]:
+            session, token = sessions.start(
+                SessionStart(
+                    issuer=self.issuer,
+                    sub=user.sub,
+                    client_id=ClientId("shop"),
+                    scope=("orders:read",),
+                    audience=("orders",),
+                ),
+                rid=SYSTEM_ENTROPY.token_bytes(16),
+                seed=SYSTEM_ENTROPY.token_bytes(32),
+                timing=self.timing,
+                now=await store.now(),
+            )
+            assert await store.sessions.start(session, user=user)
+            return session.rid, token.text()
+
+        return self.do(begin)
+
+    def session(self, rid: Rid) -> Session:
+        """A session's row."""
+        row = self.do(lambda store: store.sessions.read(self.issuer, rid)).session
+        assert row is not None
+        return row
+
+    def set_password(self, user: User) -> None:
+        """What ``mintmark users passwd`` does once the password is hashed."""
+        self.do(
+            lambda store: store.directory.set_password(
+                self.issuer, user.sub, "$argon2id$new", timing=self.timing
+            )
+        )
+
+
+@contextlib.contextmanager
+def opened(config: Path) -> Iterator[Inside]:
+    """The store that the settings in ``config`` name."""
+    settings = load(config, {})
+    with start_blocking_portal() as portal:
+        opening: AbstractContextManager[Store] = portal.wrap_async_context_manager(open_store(settings))
+        with opening as store:
+            yield Inside(portal, store, config)
+
+
+# --- processes that stand still ----------------------------------------------------------------------------
+
+
+def pids_of(node: RunningNode) -> list[int]:
+    """Every process of a node, the control process first."""
+    assert node.process is not None
+    return [node.process.pid, *children_of(node.process.pid)]
+
+
+def stand_still(pids: Iterable[int], database: Path | None) -> int:
+    """SIGSTOP to each of ``pids``, but not while one is inside a commit on the SQLite file ``database``.
+
+    A process that is stopped just there holds the file's one write lock, and no other can write until it
+    goes on: with one file for all of them that cannot be helped, and a test of something else must not meet
+    it. How often the processes were let go on for that reason, and stopped anew.
+    """
+    stopped = list(pids)
+    for again in range(1000):
+        _send(stopped, signal.SIGSTOP)
+        until(lambda: all(state_of(pid) in "TtZX" for pid in stopped), "all of them stand still")
+        if database is None or not _writers(database) & {*stopped}:
+            return again
+        go_on(stopped)
+    raise AssertionError("whenever they are stopped, one of them is inside a commit")
+
+
+def go_on(pids: Iterable[int]) -> None:
+    """SIGCONT to each of ``pids``, the last one first."""
+    _send(reversed([*pids]), signal.SIGCONT)
+
+
+def _send(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _writers(database: Path) -> set[int]:
+    """Who holds the write lock of an SQLite file in WAL mode, by proc_locks(5): one process at the most.
+
+    Opening the file to ask for its locks would, on closing it, drop those of this process's own SQLite.
+    """
+    inode = Path(f"{database}-shm").stat().st_ino
+    found = set()
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] != "POSIX" or fields[3] != "WRITE" or int(fields[5].rpartition(":")[2]) != inode:
+            continue
+        first, last = fields[6], fields[7]
+        if int(first) <= _WAL_WRITE_LOCK and (last == "EOF" or int(last) >= _WAL_WRITE_LOCK):
+            found.add(int(fields[4]))
+    return found
