@@ -188,7 +188,7 @@ def from_url(url: str, *, clock: Clock, entropy: Entropy) -> PostgresStore:  # n
     """The store that ``postgresql://user:password@host:port/database`` names; raises ConfigurationError."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigurationError("store", "is not a URL of PostgreSQL") from None
     if not parsed.host or not parsed.database:
         raise ConfigurationError("store", "names a database: postgresql://user:password@host:port/database")
