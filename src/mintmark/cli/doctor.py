@@ -76,11 +76,12 @@ def _report(findings: Sequence[Finding]) -> Iterable[str | Table]:
         made.add_column(overflow="fold")
         for skipped_for, group in groupby(members, key=_skipped_for):
             together = list(group)
-            if skipped_for is not None:
-                _add(made, Verdict.SKIPPED, _names(together), skipped_for)
+            if skipped_for is not None and len(together) > 1:
+                names = ", ".join(dict.fromkeys(finding.check.partition(".")[2] for finding in together))
+                _add(made, Verdict.SKIPPED, family, f"{names}: {skipped_for}")
                 continue
             for finding in together:
-                _add(made, finding.verdict, str(finding.check), f"{finding.subject}: {finding.found}")
+                _add(made, finding.verdict, finding.check, f"{finding.subject}: {finding.found}")
                 if finding.fix is not None:
                     made.add_row("", "", Text(printable(f"fix: {finding.fix}"), style="bold"))
         yield made
@@ -89,11 +90,6 @@ def _report(findings: Sequence[Finding]) -> Iterable[str | Table]:
 
 def _skipped_for(finding: Finding) -> str | None:
     return finding.found if finding.verdict is Verdict.SKIPPED else None
-
-
-def _names(findings: Sequence[Finding]) -> str:
-    first = str(findings[0].check)
-    return first if len(findings) == 1 else f"{first} and {len(findings) - 1} more"
 
 
 def _add(made: Table, verdict: Verdict, check: str, found: str) -> None:

@@ -10,7 +10,7 @@ from mintmark.errors import ConfigurationErrors
 from mintmark.server.diagnosis import configuration
 from mintmark.server.diagnosis.configuration import File
 from mintmark.server.diagnosis.finding import Verdict
-from mintmark.server.settings import read
+from mintmark.server.settings import load, read
 from mintmark.units import Seconds
 
 
@@ -34,8 +34,7 @@ def test_broken_rule_is_a_mistake_with_its_values():
     """Settings that contradict each other are told with the rule and both values."""
     (found,) = mistakes({"jwks_max_age": "20m"})
     assert 'jwks_max_age = "20m", verifier_cache = "10m"' in found.found
-    assert found.fix is not None
-    assert found.fix.startswith("change `jwks_max_age` in mintmark.toml:3")
+    assert found.fix == "change `jwks_max_age` or `verifier_cache` until it holds"
 
 
 @pytest.mark.parametrize(
@@ -140,3 +139,17 @@ def test_margin_is_the_distance_of_the_two_sides():
     """A rule that holds by nothing says so."""
     tight = Timing(jwks_max_age=Seconds(600))
     assert configuration.of_timing(tight)[0].found == "10m against 10m: 0s to spare"
+
+
+@pytest.mark.parametrize(
+    ("content", "fix"), [(None, "--config"), (b"issuer = ", "flat TOML"), (b"\xff", "flat TOML")]
+)
+def test_file_that_cannot_be_read_is_told_apart_from_one_that_cannot_be_understood(tmp_path, content, fix):
+    """Who gave a wrong path is asked for the right one, and who wrote no TOML is sent to the file."""
+    path = tmp_path / "mintmark.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationErrors) as caught:
+        load(path, {})
+    (found,) = configuration.of_mistakes(caught.value)
+    assert fix in (found.fix or "")

@@ -151,12 +151,23 @@ def test_node_that_is_ready_is_ok():
 
 @pytest.mark.parametrize("reason", [*Reason, "one_of_next_year"])
 def test_node_that_is_not_ready_says_why_and_what_to_do(reason):
-    """Each reason of a node is a failure with a fix, also one that this version does not know."""
+    """Each reason has a fix, also one that this version does not know; only waiting for a key is no failure."""
     body = json.dumps({"reasons": [reason]}).encode()
     _, ready = machine.of_listen(HERE, ISSUER, Held(DISCOVERY, body, 503))
-    assert ready.verdict is Verdict.FAILED
+    waits = reason in {Reason.NO_ACTIVE_KEY, Reason.NO_SLOT}
+    assert ready.verdict is (Verdict.WARNING if waits else Verdict.FAILED)
     assert ready.fix
     assert ready.found.startswith("not ready: ")
+
+
+def test_node_that_waits_for_its_key_and_has_another_trouble_is_a_failure():
+    """Waiting for a key excuses nothing else."""
+    for reasons, verdict in (
+        (["no_active_key", "signer_away"], Verdict.FAILED),
+        (["no_active_key", "no_slot"], Verdict.WARNING),
+    ):
+        body = json.dumps({"reasons": reasons}).encode()
+        assert machine.of_listen(HERE, ISSUER, Held(DISCOVERY, body, 503))[1].verdict is verdict
 
 
 def test_node_that_answers_nothing_useful_is_not_ready():

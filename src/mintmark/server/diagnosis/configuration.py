@@ -42,7 +42,14 @@ def of_mistakes(errors: ConfigurationErrors) -> tuple[Finding, ...]:
 def _correction(mistake: ConfigurationError) -> str:
     key = _KEYS.get(mistake.key)
     if mistake.key == "configuration file":
-        return "give the right path with --config or MINTMARK_CONFIG, or write one with `mintmark init`"
+        if mistake.reason.startswith("cannot be read"):
+            return (
+                "let this user read it; else give its path with --config, or write one with `mintmark init`"
+            )
+        return "mend the file there: flat TOML in UTF-8, one line a setting"
+    rule = next((rule for rule in RULES if mistake.reason.startswith(rule.formula)), None)
+    if rule is not None:
+        return f"change {' or '.join(f'`{name}`' for name in rule.settings)} until it holds"
     if mistake.where == "environment":
         if key is None and _OF_SERVICES.fullmatch(mistake.key):
             return "Kubernetes sets it for a Service: put `enableServiceLinks: false` in the pod's spec"

@@ -40,7 +40,7 @@ class Check(StrEnum):
     MACHINE_UNIT = "machine.unit"
     """Where systemd runs `mintmark.service`: it gives a node that leaves as long as it may need."""
     HARDENING = "hardening"
-    """`hardening.NAME`: one protection of the processes named, tried out in a process like them."""
+    """One protection of the processes named, tried out in a process like them."""
     NODE_LISTEN = "node.listen"
     """The address `listen` is free, or a node of this issuer answers there."""
     NODE_READY = "node.ready"

@@ -188,6 +188,10 @@ _REASONS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
+_WAITING: Final = frozenset({"no_active_key", "no_slot"})
+"""What a node says that joined others and is in order."""
+
+
 def of_listen(address: Address, issuer: Issuer, found: Free | Unusable | Held) -> tuple[Finding, ...]:
     """Whether a node can listen there, or one does; then also whether it is ready."""
     subject = str(address)
@@ -242,8 +246,10 @@ def _of_ready(subject: str, held: Held) -> Finding:
         )
     if held.ready_status == 200:
         return ok(Check.NODE_READY, subject, "ready")
+    # Others may sign meanwhile: where nobody does, the keys in the store say so.
+    tell = warning if set(map(str, reasons)) <= _WAITING else failed
     known = [_REASONS.get(str(reason), (_unknown(reason), "see the node's log")) for reason in reasons]
-    return failed(
+    return tell(
         Check.NODE_READY,
         subject,
         "not ready: " + ("; ".join(text for text, _ in known) or "it does not say why"),
