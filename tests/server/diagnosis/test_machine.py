@@ -151,7 +151,7 @@ def test_node_that_is_ready_is_ok():
 
 @pytest.mark.parametrize("reason", [*Reason, "one_of_next_year"])
 def test_node_that_is_not_ready_says_why_and_what_to_do(reason):
-    """Each reason has a fix, also one that this version does not know; only waiting for a key is no failure."""
+    """Each reason has a fix, also one of another version; only waiting for a key is no failure."""
     body = json.dumps({"reasons": [reason]}).encode()
     _, ready = machine.of_listen(HERE, ISSUER, Held(DISCOVERY, body, 503))
     waits = reason in {Reason.NO_ACTIVE_KEY, Reason.NO_SLOT}
@@ -165,6 +165,7 @@ def test_node_that_waits_for_its_key_and_has_another_trouble_is_a_failure():
     for reasons, verdict in (
         (["no_active_key", "signer_away"], Verdict.FAILED),
         (["no_active_key", "no_slot"], Verdict.WARNING),
+        ([], Verdict.FAILED),
     ):
         body = json.dumps({"reasons": reasons}).encode()
         assert machine.of_listen(HERE, ISSUER, Held(DISCOVERY, body, 503))[1].verdict is verdict

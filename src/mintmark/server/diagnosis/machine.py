@@ -247,7 +247,7 @@ def _of_ready(subject: str, held: Held) -> Finding:
     if held.ready_status == 200:
         return ok(Check.NODE_READY, subject, "ready")
     # Others may sign meanwhile: where nobody does, the keys in the store say so.
-    tell = warning if set(map(str, reasons)) <= _WAITING else failed
+    tell = warning if reasons and set(map(str, reasons)) <= _WAITING else failed
     known = [_REASONS.get(str(reason), (_unknown(reason), "see the node's log")) for reason in reasons]
     return tell(
         Check.NODE_READY,
