@@ -91,6 +91,7 @@ def test_variable_overrides_file_and_file_overrides_default(tmp_path: Path):
             "http://10.0.0.5:8420, https://a.example",
         ),
         ("proof_urls", [], ""),
+        ("publish", ["file:///srv/www", "s3://bucket/auth"], "file:///srv/www, s3://bucket/auth"),
         ("issuer", "https://auth.example.com/eu", "https://auth.example.com/eu"),
     ],
 )
@@ -249,6 +250,25 @@ def test_proof_url_may_be_plain_http_inside():
     assert read({"proof_urls": ["http://10.0.0.5:8420"]}, {}).proof_urls == ("http://10.0.0.5:8420",)
     (line,) = mistakes({"proof_urls": ["http://10.0.0.5:8420", "10.0.0.6"]})
     assert "item 2 must be an absolute URL" in line
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("/srv/www", "must be a URL like"),
+        ("https://bucket.example.com", "must be a URL like"),
+        ("file://srv/www", "must name a folder by its whole path"),
+        ("file:///srv/www?mode=0644", "must name a folder by its whole path"),
+        ("s3://", "must name a bucket and a plain prefix"),
+        ("s3://bucket/../other", "must name a bucket and a plain prefix"),
+        ("s3://AKID:hunter2@bucket/auth", "must name a bucket and a plain prefix"),
+    ],
+)
+def test_place_to_publish_to_is_a_folder_or_a_bucket(place, reason):
+    """Any other place is refused with the form that it should have, and without a password that it holds."""
+    (line,) = mistakes({"publish": ["file:///srv/www", place]})
+    assert f"item 2 {reason}" in line
+    assert "hunter2" not in line
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,19 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from mintmark.adapters.offload import PATIENCE, Offload
 from mintmark.errors import ConfigurationError
 from mintmark.ports.clock import Clock, Entropy
-from mintmark.ports.publisher import LARGEST, Entry, Found, PublicationFailed, Version, segments_of
+from mintmark.ports.publisher import (
+    LARGEST,
+    Entry,
+    Found,
+    PublicationFailed,
+    Version,
+    folder_of,
+    segments_of,
+)
 
 T = TypeVar("T")
 
@@ -40,11 +47,10 @@ _FILE_MODE: Final = 0o644
 
 def from_url(url: str, *, clock: Clock, entropy: Entropy) -> "FolderPublisher":
     """The folder at ``file:///path``; raises ConfigurationError where the URL names none."""
-    parts = urlsplit(url)
-    path = unquote(parts.path)
-    if parts.netloc or not path.startswith("/") or parts.query or parts.fragment:
-        raise ConfigurationError("publish", 'a folder is written "file:///srv/www"')
-    return FolderPublisher(Path(path), clock=clock, entropy=entropy)
+    try:
+        return FolderPublisher(Path(folder_of(url)), clock=clock, entropy=entropy)
+    except ValueError as error:
+        raise ConfigurationError("publish", str(error)) from None
 
 
 class FolderPublisher:

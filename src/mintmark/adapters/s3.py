@@ -35,13 +35,13 @@ from mintmark.ports.publisher import (
     Headers,
     PublicationFailed,
     Version,
+    bucket_of,
     segments_of,
 )
 
 T = TypeVar("T")
 
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -52,22 +52,17 @@ _RETRY_WITHIN: Final = timedelta(seconds=3)
 
 def from_url(url: str, *, clock: Clock, entropy: Entropy) -> "BucketPublisher":  # noqa: ARG001 - one form for all
     """The bucket at ``s3://bucket/prefix``; raises ConfigurationError for another URL, and for plain http."""
-    parts = urlsplit(url)
-    prefix = parts.path.strip("/")
-    if _BUCKET.fullmatch(parts.netloc) is None or parts.query or parts.fragment:
-        raise ConfigurationError("publish", 'a bucket is written "s3://bucket/prefix"')
     try:
-        segments_of(prefix or "none")
-    except ValueError:
-        reason = "the prefix of a bucket has segments of letters, digits and .-_~"
-        raise ConfigurationError("publish", reason) from None
+        bucket, prefix = bucket_of(url)
+    except ValueError as error:
+        raise ConfigurationError("publish", str(error)) from None
     endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
     at = urlsplit(endpoint)
     if at.scheme == "http" and at.hostname not in _LOOPBACK:
         raise ConfigurationError(
             "publish", "the endpoint of a bucket must be https: plain http is for loopback"
         )
-    return BucketPublisher(parts.netloc, prefix, plain_http=at.scheme == "http")
+    return BucketPublisher(bucket, prefix, plain_http=at.scheme == "http")
 
 
 class BucketPublisher:

@@ -17,17 +17,21 @@ from mintmark.core import base64url
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
 from mintmark.errors import Unavailable
+from mintmark.grants import GRANTS
 from mintmark.node import logs
 from mintmark.node.children import Worker, start_worker
 from mintmark.node.link import Assignment
 from mintmark.node.listener import listen, own_url
-from mintmark.node.store import open_bus, open_store
+from mintmark.node.store import open_bus, open_places, open_store
 from mintmark.ports.bus import Bus
+from mintmark.ports.proof import PublicReader
+from mintmark.ports.publisher import Publisher
 from mintmark.ports.store import Store
 from mintmark.server.agreement import agree
 from mintmark.server.audit import Audit
-from mintmark.server.document import JWKS_PATH, path_of
+from mintmark.server.document import JWKS_PATH, discovery, path_of
 from mintmark.server.pruning import prune
+from mintmark.server.publication import PlaceReader, Publication
 from mintmark.server.rotation import Rotation
 from mintmark.server.settings import Settings
 from mintmark.signer.hardening import Profile, harden
@@ -67,9 +71,22 @@ def _loop() -> asyncio.AbstractEventLoop:
 async def _serve(settings: Settings) -> int:
     stop = _Stop()
     with listen(settings.listen) as listening:
-        async with open_store(settings) as store, open_bus(settings) as bus, _reader() as reader:
+        async with (
+            open_places(settings) as places,
+            open_store(settings) as store,
+            open_bus(settings) as bus,
+            _reader() as reader,
+        ):
             generation = await agree(store.keyring, settings.issuer, settings.timing, clock=SYSTEM_CLOCK)
-            node = _Node(settings, generation, listening=listening, store=store, bus=bus, reader=reader)
+            node = _Node(
+                settings,
+                generation,
+                listening=listening,
+                store=store,
+                bus=bus,
+                reader=PlaceReader(reader, places, settings.issuer),
+                places=places,
+            )
             while not stop.asked.is_set():
                 await node.run(stop)
     return 0
@@ -118,7 +135,8 @@ class _Node:
         listening: socket.socket,
         store: Store,
         bus: Bus,
-        reader: HttpReader,
+        reader: PublicReader,
+        places: tuple[Publisher, ...],
     ) -> None:
         self._settings = settings
         self._timing_generation = timing_generation
@@ -126,6 +144,7 @@ class _Node:
         self._store = store
         self._bus = bus
         self._reader = reader
+        self._places = places
 
     async def run(self, stop: _Stop) -> None:
         """One node's life: until it is told to leave, or its signer died."""
@@ -139,6 +158,7 @@ class _Node:
             asyncio.create_task(
                 prune(self._settings.issuer, store=self._store, clock=SYSTEM_CLOCK, audit=running.audit)
             ),
+            *(asyncio.create_task(self._publication(running, place).run()) for place in self._places),
             *(
                 asyncio.create_task(self._keep_worker(running, place))
                 for place in range(self._settings.workers)
@@ -209,8 +229,27 @@ class _Node:
             served=lambda: min((worker.generation for worker in workers), default=0),
             own_url=own_url(self._listening) + path_of(settings.issuer) + JWKS_PATH,
             proof_urls=tuple(url + JWKS_PATH for url in public),
+            places=tuple(place.place for place in self._places),
         )
         return _Running(node, signer, rotation, audit, workers)
+
+    def _publication(self, running: _Running, place: Publisher) -> Publication:
+        settings = self._settings
+        return Publication(
+            settings.issuer,
+            place=place,
+            metadata=discovery(
+                settings.issuer,
+                algorithm=Algorithm(settings.algorithm),
+                grant_types=tuple(GRANTS),
+                max_age=settings.timing.jwks_max_age,
+            ),
+            store=self._store.keyring,
+            bus=self._bus,
+            clock=SYSTEM_CLOCK,
+            timing=settings.timing,
+            audit=running.audit,
+        )
 
     async def _rotate(self, running: _Running) -> None:
         """Rounds of rotation for as long as the node lives; a failing store is reported once."""

@@ -4,10 +4,11 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from mintmark.adapters.argon2 import Argon2Hasher
-from mintmark.adapters.registry import make_bus, make_store
+from mintmark.adapters.registry import make_bus, make_publisher, make_store
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.passwords import PasswordHasher
+from mintmark.ports.publisher import Publisher
 from mintmark.ports.store import Store
 from mintmark.server.settings import Settings
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -35,6 +36,20 @@ async def open_bus(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> AsyncI
         yield bus
     finally:
         await bus.close()
+
+
+@contextlib.asynccontextmanager
+async def open_places(
+    settings: Settings, *, clock: Clock = SYSTEM_CLOCK, entropy: Entropy = SYSTEM_ENTROPY
+) -> AsyncIterator[tuple[Publisher, ...]]:
+    """The folders and buckets, whether they are there or not. Raises ConfigurationError."""
+    async with contextlib.AsyncExitStack() as stack:
+        places = []
+        for url in settings.publish:
+            place = make_publisher(url, clock=clock, entropy=entropy)
+            stack.push_async_callback(place.close)
+            places.append(place)
+        yield tuple(places)
 
 
 @contextlib.asynccontextmanager

@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NewType, Protocol
+from urllib.parse import unquote, urlsplit
 
 from mintmark.errors import MintmarkError
 
@@ -27,6 +28,7 @@ Version = NewType("Version", str)
 LARGEST: Final = 1 << 20
 """Bytes that an entry may have at the most; more is nothing of ours, and is not read into memory."""
 
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 
 
@@ -101,3 +103,27 @@ def segments_of(name: str) -> tuple[str, ...]:
     if any(_SEGMENT.fullmatch(segment) is None or segment in {".", ".."} for segment in segments):
         raise ValueError("the name of an entry is a path of plain segments")
     return segments
+
+
+def folder_of(url: str) -> str:
+    """The path that ``file:///srv/www`` names; ValueError, for whoever wrote it, where it names none."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.scheme != "file" or parts.netloc or not path.startswith("/") or "?" in url or "#" in url:
+        raise ValueError('must name a folder by its whole path, like "file:///srv/www"')
+    return path
+
+
+def bucket_of(url: str) -> tuple[str, str]:
+    """The bucket and the prefix that ``s3://bucket/prefix`` names; ValueError where it names none."""
+    parts = urlsplit(url)
+    prefix = parts.path.strip("/")
+    plain = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc) and not ("?" in url or "#" in url)
+    try:
+        segments_of(prefix or "none")
+    except ValueError:
+        plain = None
+    if not plain:
+        # Without the value: a URL with a password in it ends up here.
+        raise ValueError('must name a bucket and a plain prefix, like "s3://bucket/prefix"')
+    return parts.netloc, prefix

@@ -15,6 +15,7 @@ from mintmark.server.setting import (
     list_of,
     network,
     number_of,
+    place_url,
     store_url,
     url,
     whole,
@@ -108,6 +109,14 @@ KEYS: Final[tuple[Key, ...]] = (
         AUTO,
         "How long a node that was told to leave goes on serving, at the most, while others live and none of "
         "them signs with a key that has been public for the lead. `auto` is the lead and 60 s.",
+    ),
+    Key(
+        "publish",
+        list_of(place_url()),
+        [],
+        "Folders and buckets that get copies of the key set, of each key and of the discovery document, for "
+        "a web server or a CDN. A key signs only once it was read back from each of them. Buckets take their "
+        "credentials, region and endpoint from the environment: `AWS_ACCESS_KEY_ID` and its like.",
     ),
     _span("access_ttl", "1s", "1d", "The longest life of an access token."),
     _span("rotate_every", "1s", "365d", "How long a key is meant to sign."),

@@ -15,7 +15,7 @@ from typing import Final
 
 from mintmark.core.events import EventName
 from mintmark.core.jwk import is_thumbprint
-from mintmark.core.keyring import Ring
+from mintmark.core.keyring import KeyState, Ring
 from mintmark.core.timing import Timing
 from mintmark.errors import Unavailable
 from mintmark.ports.bus import Bus
@@ -93,6 +93,17 @@ def _entry(found: Document) -> Entry:
     return Entry(found.body, Headers(document.JSON, found.cache_control))
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What of a ring is worth a look at once. A lease that was renewed moves an ``exp``: that can wait."""
+
+    keys: frozenset[tuple[Kid, KeyState]]
+
+    @classmethod
+    def of(cls, ring: Ring) -> "_State":
+        return cls(frozenset((key.kid, key.state) for key in ring.published()))
+
+
 # --- doing it ----------------------------------------------------------------------------------
 
 
@@ -123,8 +134,8 @@ class Publication:
         self._discovery: Final = tuple(map(name_of, document.discovery_paths(issuer)))
         self._keys: Final = name_of(document.key_path(issuer, "")).rpartition("/")[0]
         self._known: dict[str, Found] = {}
-        self._placed: bytes | None = None
-        """The key set that is at the place, as far as this node knows."""
+        self._placed: _State | None = None
+        """What is at the place, as far as this node knows."""
         self._fenced: bool | None = None
         self._look_at = float("-inf")
         self._retry_at = float("-inf")
@@ -145,7 +156,7 @@ class Publication:
             subscription.close()
 
     async def round(self) -> None:
-        """Look and write where the ring has another key set than the place, or a look is due."""
+        """Look and write where the ring has other keys than the place, or a look is due."""
         now = self._clock.monotonic()
         if now < self._retry_at:
             return
@@ -154,7 +165,7 @@ class Publication:
             # A ring that nobody has written yet would only empty a place that serves.
             if ring.generation == 0:
                 return
-            if document.jwks(ring, max_age=self._metadata.max_age).body == self._placed:
+            if _State.of(ring) == self._placed:
                 self._behind_since = None
                 if now < self._look_at:
                     return
@@ -175,9 +186,9 @@ class Publication:
         # After the look: who wrote what is there had read this ring, or an earlier one.
         ring = (await self._store.read(self._issuer)).ring
         entries = wanted(ring, self._issuer, self._metadata)
-        jwks = entries[self._jwks].body
+        state = _State.of(ring)
         changes = tuple(due(entries, found))
-        if self._placed == jwks and any(change.name == self._jwks for change in changes):
+        if self._placed == state and any(change.name == self._jwks for change in changes):
             self._audit.record(EventName.PUBLICATION_OVERWRITTEN, place=self._place.place)
         for change in changes:
             match change:
@@ -186,8 +197,8 @@ class Publication:
                         return False
                 case Delete(name):
                     await self._place.delete(name)
-        if self._placed != jwks:
-            self._placed = jwks
+        if self._placed != state:
+            self._placed = state
             self._audit.record(
                 EventName.PUBLICATION_UPDATED,
                 place=self._place.place,
@@ -256,7 +267,7 @@ class Publication:
         self._retry_at = self._clock.monotonic() + min(2.0 ** (self._failures - 1), _LONGEST_BACKOFF)
 
     def _behind(self) -> int | None:
-        """Seconds for which the place has lacked the key set that it should hold, so far as is known."""
+        """Seconds for which the place has lacked the keys that it should hold, so far as is known."""
         return None if self._behind_since is None else int(self._clock.monotonic() - self._behind_since)
 
     def _alarm(self, reason: str) -> None:

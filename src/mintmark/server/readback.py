@@ -17,6 +17,7 @@ class Readback:
 
     One look for a key is under way at a time, and each ends as soon as the reader's promise (PROOF-2).
     ``on_found`` is awaited when a key was found everywhere, so that nobody need wait for the next round.
+    Nowhere is everywhere where ``urls`` is empty.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Readback:
         self._begun_at: dict[Kid, float] = {}
         self._missing: dict[Kid, str] = {}
         self._found: set[Kid] = set()
+        self._closed = False
 
     def has_found(self, kid: Kid) -> bool:
         """Whether a look found ``kid`` at every URL; else one is under way when this returns, or soon."""
@@ -45,7 +47,7 @@ class Readback:
             look.result()
         if kid not in self._found:
             self._look(kid)
-        return kid in self._found
+        return kid in self._found or not self._urls
 
     def missing(self, kid: Kid) -> str | None:
         """Where and why the last look did not find ``kid``; None where it did, or none has ended yet."""
@@ -69,7 +71,7 @@ class Readback:
 
     async def close(self) -> None:
         """End every look, and begin none any more."""
-        self._urls = ()
+        self._closed = True
         looks = tuple(self._looks.values())
         for kid in tuple(self._looks):
             self._end(kid)
@@ -83,7 +85,7 @@ class Readback:
     def _look(self, kid: Kid) -> None:
         now = self._clock.monotonic()
         too_soon = now - self._begun_at.get(kid, float("-inf")) < _LOOK_EVERY
-        if kid in self._looks or too_soon or not self._urls:
+        if kid in self._looks or too_soon or self._closed or not self._urls:
             return
         self._begun_at[kid] = now
         self._looks[kid] = asyncio.create_task(self._read(kid))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from mintmark.ports.publisher import bucket_of, folder_of
 from mintmark.units import Seconds, format_duration, parse_duration
 
 T = TypeVar("T")
@@ -202,6 +203,24 @@ def store_url() -> Kind[str]:
         return written
 
     return Kind('"sqlite:///path" or "postgresql://user:password@host:port/database"', parse)
+
+
+def place_url() -> Kind[str]:
+    """A folder or a bucket for copies of the public documents."""
+
+    def parse(value: object) -> str:
+        written = _text(value)
+        scheme, _, _ = written.partition(":")
+        match scheme:
+            case "file":
+                folder_of(written)
+            case "s3":
+                bucket_of(written)
+            case _:
+                raise ValueError('must be a URL like "file:///srv/www" or "s3://bucket/prefix"')
+        return written
+
+    return Kind('"file:///path" or "s3://bucket/prefix"', parse)
 
 
 def masked(url: str) -> str:

@@ -50,6 +50,7 @@ class Settings:
     algorithm: str
     rsa_bits: int
     proof_urls: tuple[str, ...]
+    publish: tuple[str, ...]
     cold_start: str
     handover: Seconds
     """How long a node that leaves goes on serving, at the most, for want of another that can."""
