@@ -1,7 +1,7 @@
 """A PostgreSQL store under test, and what the tests see of its server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,8 +31,8 @@ def new_store(url: str, *, bounds: Bounds = PATIENT, clock: FakeClock | None = N
 
 
 @asynccontextmanager
-async def opened(url: str, *, bounds: Bounds = PATIENT) -> AsyncIterator[Rig]:
-    """A rig on an open store, by the server's clock, which is this machine's."""
+async def opened(url: str, *, bounds: Bounds = PATIENT) -> AsyncIterator[Any]:
+    """A rig on an open PostgresStore, by the server's clock, which is this machine's."""
     store = new_store(url, bounds=bounds)
     await store.open()
     try:
@@ -60,3 +60,20 @@ async def waiting(observer: Any, count: int) -> None:
             if await observer.fetchval(_WAITING) >= count:
                 return
             await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return once ``condition`` is true; TimeoutError where it does not become so."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+
+
+def left_behind() -> list[str]:
+    """The tasks of stores and of their driver that are still there."""
+    found = [getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()]
+    return [
+        str(code)
+        for code in found
+        if code and any(part in code.co_filename for part in ("adapters/sql", "asyncpg", "sqlalchemy"))
+    ]
