@@ -98,7 +98,7 @@ async def fill(rig: Any) -> None:
     assert len(rig.store._connections._idle) == CONNECTIONS
 
 
-async def outcomes(rig: Any, session, *, times: int = 1) -> list[object]:
+async def outcomes(rig: Any, session: Any, *, times: int = 1) -> list[Any]:
     """What reads, single statements and transactions come to."""
     store = rig.store
     change = Redeem(before=session, after=session, token=None, rotated=False)  # type: ignore[arg-type]
@@ -115,14 +115,14 @@ async def outcomes(rig: Any, session, *, times: int = 1) -> list[object]:
             store.directory.set_password(ISSUER, session.sub, "x", timing=TIMING),
         )
     ]
-    return await asyncio.gather(*operations, return_exceptions=True)
+    return list(await asyncio.gather(*operations, return_exceptions=True))
 
 
-def all_refused(found: list[object]) -> bool:
+def all_refused(found: list[Any]) -> bool:
     return {type(one) for one in found} == {StoreUnavailable}
 
 
-def none_refused(found: list[object]) -> bool:
+def none_refused(found: list[Any]) -> bool:
     return not any(isinstance(one, BaseException) for one in found)
 
 
