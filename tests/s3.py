@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import obstore
 import pytest
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 from tests.cluster.running import free_ports, until
 
 ACCESS_KEY = "AKIDFORTESTS"
@@ -85,7 +88,7 @@ def moto_server() -> Iterator[S3Server]:
         (port,) = free_ports(1)
         with _running([command, "-H", "127.0.0.1", "-p", str(port)], Path(name)) as process:
             server = S3Server("moto", port, process)
-            _until_it_takes(server, f"{server.endpoint}/{BUCKET}", Path(name))
+            _until_it_takes(server, Path(name), make_bucket=True)
             yield server
 
 
@@ -110,10 +113,7 @@ def seaweedfs_server() -> Iterator[S3Server]:
         try:
             with _running([command, "server", *fixed, *arguments], folder) as process:
                 server = S3Server("seaweedfs", ports["s3"], process)
-                # Its parts find each other within seconds; until then it answers, but takes nothing.
-                bucket = f"http://127.0.0.1:{ports['filer']}/buckets/{BUCKET}"
-                _until_it_takes(server, f"{bucket}/ready", folder)
-                _until_it_takes(server, f"{server.endpoint}/{BUCKET}", folder)
+                _until_it_takes(server, folder)
                 yield server
         finally:
             for port in ports.values():
@@ -121,12 +121,27 @@ def seaweedfs_server() -> Iterator[S3Server]:
                     left.unlink(missing_ok=True)
 
 
-def _until_it_takes(server: S3Server, url: str, folder: Path) -> None:
+def _until_it_takes(server: S3Server, folder: Path, *, make_bucket: bool = False) -> None:
+    """Wait until objects are taken, one after the other: the parts of a server find each other in seconds,
+    and until then it answers, but takes none or some."""
+    store = S3Store(
+        BUCKET,
+        access_key_id=ACCESS_KEY,
+        secret_access_key=SECRET_KEY,
+        endpoint=server.endpoint,
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+
     def takes() -> bool:
         assert server.process.poll() is None, f"{server.name} ended:\n{(folder / 'log').read_text()[-2000:]}"
-        with contextlib.suppress(httpx2.TransportError):
-            # Whoever asks for credentials is there as well.
-            return httpx2.put(url, trust_env=False).status_code < 500
-        return False
+        try:
+            if make_bucket:
+                httpx2.put(f"{server.endpoint}/{BUCKET}", trust_env=False).raise_for_status()
+            for number in range(8):
+                obstore.put(store, f"ready/{number}", b"x", use_multipart=False)
+        except (httpx2.HTTPError, BaseError, OSError):
+            return False
+        return True
 
     until(takes, f"{server.name} takes what is put", log=lambda: (folder / "log").read_text()[-2000:])
