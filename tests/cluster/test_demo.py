@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -27,10 +29,18 @@ ACTS = (
 )
 
 
+@pytest.fixture
+def folder():
+    """An empty folder that PostgreSQL's user gets to, which those of pytest are not for root."""
+    with tempfile.TemporaryDirectory(prefix="mintmark-test-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
-def test_demo_holds_and_leaves_nothing(store, tmp_path, request):
+def test_demo_holds_and_leaves_nothing(store, folder, request):
     """All acts are on the timeline, in their order; the exit status is 0; its folders are gone."""
     if store == "postgresql":
         # Where its programs are missing, the shared server says whether that is a failure.
@@ -38,8 +48,8 @@ def test_demo_holds_and_leaves_nothing(store, tmp_path, request):
     arguments = [] if store == "sqlite" else ["--store", store]
     done = subprocess.run(
         [sys.executable, "-m", "mintmark.cli", "demo", *arguments],
-        capture_output=True, text=True, timeout=570, check=False, cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path), "HOME": str(tmp_path), "http_proxy": "http://127.0.0.1:9"},
+        capture_output=True, text=True, timeout=570, check=False, cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "HOME": str(folder), "http_proxy": "http://127.0.0.1:9"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
@@ -47,4 +57,4 @@ def test_demo_holds_and_leaves_nothing(store, tmp_path, request):
     places = [done.stdout.index(act) for act in ACTS]
     assert places == sorted(places)
     assert done.stdout.count(" 0 refused") == 3
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -410,7 +411,7 @@ async def test_close_leaves_nothing_open():
 
 
 async def test_front_on_a_thread_obeys_at_once():
-    """A fault holds when `set` returns, whatever thread it was called on."""
+    """A fault holds when `set` returns, whatever thread it was called on: it returns no earlier."""
     async with echoes(1) as (echo,):
         with running_front([echo.backend], ready_path=None) as front:
             for _ in range(20):
@@ -419,6 +420,15 @@ async def test_front_on_a_thread_obeys_at_once():
                     await asyncio.to_thread(front.set, Fault.RESET)
                     assert await is_reset(client.end())
                     await asyncio.to_thread(front.set)
+            assert front._loop is not None
+            busy = threading.Event()
+            front._loop.call_soon_threadsafe(busy.wait)
+            setting = threading.Thread(target=front.set)
+            setting.start()
+            setting.join(0.2)
+            assert setting.is_alive()
+            busy.set()
+            await asyncio.to_thread(setting.join)
             with pytest.raises(OSError, match="in use"), running_front([echo.backend], port=front.port):
                 pass
 

@@ -2,6 +2,7 @@
 
 import signal
 import stat
+import tempfile
 
 import pytest
 
@@ -33,6 +34,15 @@ def test_it_keeps_what_was_committed_over_a_crash():
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert not (folder / "password").exists()
     assert not folder.exists()
+
+
+def test_it_starts_where_temporary_files_are_private(monkeypatch, tmp_path):
+    """Root's server runs as somebody else, who must get to its folder whatever TMPDIR says."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with PostgresqlServer() as server:
+        assert server.execute("SELECT 1") == "1"
+    assert not server.folder.exists()
 
 
 def test_statement_that_fails_says_why(postgresql):

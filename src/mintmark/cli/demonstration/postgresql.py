@@ -8,12 +8,13 @@ import os
 import pwd
 import shutil
 import signal
-import socket
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import IO, Final, Self
 
+from mintmark.cli.demonstration.program import free_ports
 from mintmark.errors import MintmarkError
 from mintmark.ports.clock import Entropy
 from mintmark.system import SYSTEM_ENTROPY
@@ -62,11 +63,10 @@ class PostgresqlServer:
         self._programs = find_programs()
         self._password = entropy.token_bytes(18).hex()
         self._process: subprocess.Popen[bytes] | None = None
-        # Its user, who is not the one that runs this as root, must be able to reach it.
-        self.folder: Final = Path(tempfile.mkdtemp(prefix="mintmark-postgresql-"))
-        self.log: Final = self.folder / "server.log"
-        self.port: Final = _free_port()
         self._account = _account()
+        self.folder: Final = Path(tempfile.mkdtemp(prefix="mintmark-postgresql-", dir=_place(self._account)))
+        self.log: Final = self.folder / "server.log"
+        self.port: Final = free_ports(1, entropy)[0]
 
     def __enter__(self) -> Self:
         try:
@@ -211,7 +211,25 @@ def _account() -> pwd.struct_passwd | None:
     raise PostgresqlMissing("run this as another user than root: PostgreSQL refuses to run as root")
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def _place(account: pwd.struct_passwd | None) -> Path:
+    """Where to put its folder: for temporary files, and where its user, if it is another one, gets to."""
+    given = Path(tempfile.gettempdir()).resolve()
+    if account is None:
+        return given
+    # A TMPDIR of root's own may be closed to everybody else; these are for everybody.
+    for place in (given, Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - mkdtemp makes the folder in it
+        if all(_may_pass(folder, account) for folder in (place, *place.parents)):
+            return place
+    raise PostgresqlFailed(
+        f"user {account.pw_name}, who runs PostgreSQL, gets into no folder for temporary files"
+    )
+
+
+def _may_pass(folder: Path, account: pwd.struct_passwd) -> bool:
+    try:
+        found = folder.stat()
+    except OSError:
+        return False
+    if found.st_uid == account.pw_uid:
+        return bool(found.st_mode & stat.S_IXUSR)
+    return bool(found.st_mode & (stat.S_IXGRP if found.st_gid == account.pw_gid else stat.S_IXOTH))
