@@ -20,7 +20,7 @@ CLUSTER = {
 }
 """Short timings for several nodes: a node that joins is ready after 8 s."""
 
-PATIENCE = 120.0
+PATIENCE = 180.0
 """Seconds for what N nodes do at once; joining and leaving take a key's lead besides."""
 
 

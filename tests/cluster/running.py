@@ -109,6 +109,20 @@ class Reachable:
     def log_out_with(self, http: httpx2.Client, access_token: str) -> httpx2.Response:
         return http.delete("/v1/sessions/current", headers={"Authorization": f"Bearer {access_token}"})
 
+    def asked(self, ask: Callable[[], httpx2.Response], status: int) -> httpx2.Response:
+        """The answer to ``ask``, repeated while there is none or it is «later»; it has ``status``."""
+
+        def answered() -> httpx2.Response | None:
+            with contextlib.suppress(httpx2.TransportError):
+                answer = ask()
+                return answer if answer.status_code != 503 else None
+            return None
+
+        answer = until(answered, "somebody answers")
+        assert answer is not None
+        assert answer.status_code == status, answer.text
+        return answer
+
     def log_in(self) -> dict[str, Any]:
         answer = self.log_in_with(self.http)
         assert answer.status_code == 201, answer.text
@@ -161,7 +175,7 @@ class RunningNode(Reachable):
     def run(self, *arguments: str, given: str = "") -> str:
         """What a command printed; fails the test when it failed."""
         done = subprocess.run(
-            self.command(*arguments), input=given, capture_output=True, text=True, timeout=60, check=False,
+            self.command(*arguments), input=given, capture_output=True, text=True, timeout=180, check=False,
             env={**os.environ, **self.environ},
         )  # fmt: skip
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"

@@ -1,11 +1,12 @@
 """Ten nodes that start in one moment, on an empty store and on one that dead nodes have left (F07)."""
 
 import time
+from datetime import datetime
 from typing import Any
 
 import pytest
 from tests.cluster.cluster import PATIENCE, RunningCluster, running_cluster
-from tests.cluster.running import alive, until
+from tests.cluster.running import RunningNode, alive, until
 
 from mintmark import Verifier
 
@@ -17,51 +18,52 @@ SETTINGS = {
     "algorithm": "ES256",
     # What a power cut leaves behind is still running when the nodes are back.
     "lease": "15s",
+    # Tokens outlive the start of twenty processes, however slow.
+    "access_ttl": "300s",
+    "rotate_every": "320s",
 }
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_ten_nodes_at_once_become_one_cluster_and_again_after_a_power_cut(tmp_path, store_url):
     """One schema, one bootstrap and no lost key; dead nodes' rows and leases keep nobody from answering."""
     with running_cluster(tmp_path, store=store_url, nodes=NODES, settings=SETTINGS, start=False) as cluster:
         began = time.monotonic()
         cluster.start()
-        answered = _until_answering(cluster, began)
-        _until_one_cluster(cluster, [])
-        print(
-            f"empty store: {answered:.1f} s to the first answer, {time.monotonic() - began:.1f} s to the last"
-        )
-        cluster.add_user_and_client()
-        before = cluster.log_in()
-        told = cluster.events()
+        until(cluster.answers, "a node is ready", patience=PATIENCE, log=cluster.tail)
+        first = time.monotonic() - began
+        _until_one_cluster(cluster, told=[])
+        _tell("empty store", cluster, [], first, time.monotonic() - began)
 
+        cluster.add_user_and_client()
+        before = cluster.asked(lambda: cluster.log_in_with(cluster.http), 201).json()
+        told = cluster.events()
         cluster.cut_power()
         began = time.monotonic()
         cluster.start()
-        answered = _until_answering(cluster, began)
-        renewed = cluster.refresh(before["refresh_token"])
-        assert renewed.status_code == 200, renewed.text
+        until(cluster.answers, "a node is ready", patience=PATIENCE, log=cluster.tail)
+        first = time.monotonic() - began
+        after = cluster.asked(lambda: cluster.refresh(before["refresh_token"]), 200).json()
         with Verifier(cluster.issuer, audience="orders") as verifier:
-            verifier.verify(before["access_token"])
-            verifier.verify(renewed.json()["access_token"])
-        _until_one_cluster(cluster, told)
-        print(
-            f"power cut: {answered:.1f} s to the first answer, {time.monotonic() - began:.1f} s to the last"
-        )
+            until(verifier.ready, "the verifier has keys and revocations")
+            assert verifier.verify(before["access_token"]).rid == verifier.verify(after["access_token"]).rid
+        _until_one_cluster(cluster, told=told)
+        _tell("power cut", cluster, told, first, time.monotonic() - began)
 
 
-def _until_answering(cluster: RunningCluster, began: float) -> float:
-    """Seconds until some node is ready behind the front."""
-    until(cluster.answers, "a node is ready", patience=PATIENCE, log=cluster.tail)
-    return _since(began)
+def _tell(what: str, cluster: RunningCluster, told: list[dict[str, Any]], first: float, last: float) -> None:
+    """Print how long it took from the command on, and from the first node that had started on."""
+    events = [event for event in cluster.events() if event not in told and "timestamp" in event]
+    at = {event["event"]: datetime.fromisoformat(event["timestamp"]) for event in reversed(events)}
+    core = (at["key.activated"] - at["node.started"]).total_seconds()
+    print(
+        f"{what}: the first of {NODES} nodes was ready after {first:.1f} s, {SIGNERS} after {last:.1f} s; "
+        f"{core:.1f} s from the first node that had started to the first key that signed"
+    )
 
 
-def _since(began: float) -> float:
-    return time.monotonic() - began
-
-
-def _until_one_cluster(cluster: RunningCluster, told: list[dict[str, Any]]) -> None:
+def _until_one_cluster(cluster: RunningCluster, *, told: list[dict[str, Any]]) -> None:
     """Wait until every slot has a node that is ready; see that it took one bootstrap and lost no key.
 
     ``told`` is what was logged before these nodes started.
@@ -71,23 +73,24 @@ def _until_one_cluster(cluster: RunningCluster, told: list[dict[str, Any]]) -> N
         return [event for event in cluster.events(name) if event not in told]
 
     def ready() -> bool:
-        return sum(node.is_ready() for node in cluster.nodes) == SIGNERS
+        return sum(node.is_ready() for node in cluster.nodes) >= SIGNERS
 
     until(ready, f"{SIGNERS} of {NODES} nodes are ready", patience=PATIENCE, log=cluster.tail)
     activated = happened("key.activated")
     assert [event["cause"] for event in activated].count("bootstrap") == 1
-    assert {event["cause"] for event in activated} == {"bootstrap", "proven"}
     assert activated[0]["cause"] == "bootstrap", "nobody waits for a lead before anybody signs"
-    assert len({event["node"] for event in activated}) == SIGNERS
+    assert {event["cause"] for event in activated} == {"bootstrap", "proven"}
     assert len(happened("node.started")) == NODES
     assert all(node.process is not None and alive(node.process.pid) for node in cluster.nodes)
 
-    prepared = {event["kid"] for event in happened("key.prepared")}
-    assert prepared == {event["kid"] for event in activated}, "no node made a key in vain"
-    sets = [frozenset(_kids(node.http.get("/.well-known/jwks.json").json())) for node in cluster.nodes]
-    assert len(set(sets)) == 1, "every node serves the same set"
-    assert prepared <= sets[0]
+    def lost() -> set[str]:
+        """What was made and not given up, and is not in every node's set."""
+        given_up = {event["kid"] for name in ("key.lapsed", "key.retired") for event in happened(name)}
+        made = {event["kid"] for event in happened("key.prepared")} - given_up
+        return {kid for node in cluster.nodes for kid in made - _kids(node)}
+
+    until(lambda: not lost(), "every node serves every key", log=cluster.tail)
 
 
-def _kids(document: dict[str, Any]) -> list[str]:
-    return [key["kid"] for key in document["keys"]]
+def _kids(node: RunningNode) -> set[str]:
+    return {key["kid"] for key in node.http.get("/.well-known/jwks.json").json()["keys"]}
