@@ -1,4 +1,4 @@
-"""Processes beside the test's own, on the same SQLite file."""
+"""Processes beside the test's own, on the same SQLite file or PostgreSQL database."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class Workers:
     def __init__(self) -> None:
         self._all: list[subprocess.Popen[str]] = []
 
-    def start(self, command: str, path: Path, argument: str = "", *, count: int = 1) -> None:
+    def start(self, command: str, path: Path | str, argument: str = "", *, count: int = 1) -> None:
         """Start ``count`` more, and wait until each is ready."""
         started = [
             subprocess.Popen(
@@ -80,7 +80,7 @@ class Workers:
     def results(self) -> list[Any]:
         """What each says last, once all have ended well."""
         said = [self.read(process) for process in self._all]
-        assert [process.wait(30) for process in self._all] == [0] * len(self._all)
+        assert [process.wait(60) for process in self._all] == [0] * len(self._all)
         return said
 
     def kill(self) -> list[Any]:

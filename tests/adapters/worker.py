@@ -1,6 +1,6 @@
-"""One process of several on one SQLite file: says "ready", waits for a line, works, and prints what it got.
+"""One process of several on one store: says "ready", waits for a line, works, and prints what it got.
 
-Run as ``python worker.py COMMAND PATH [ARGUMENT]``; see the functions for the commands.
+Run as ``python worker.py COMMAND PATH-OR-URL [ARGUMENT]``; see the functions for the commands.
 """
 
 import asyncio
@@ -12,7 +12,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import make_url
+
+from mintmark.adapters.sql.postgres import Bounds, PostgresStore
 from mintmark.adapters.sql.sqlite import SqliteStore
 from mintmark.adapters.sqlite_bus import SqliteBus
 from mintmark.core.keyring import Ring
@@ -36,12 +40,19 @@ async def go() -> None:
     await asyncio.to_thread(sys.stdin.readline)
 
 
-def new_store(path: Path) -> SqliteStore:
-    """A store on the file, not yet open."""
+Where = Path | str
+"""A file, or the URL of a database."""
+PATIENT = Bounds(idle=30_000, lock=40_000, statement=50_000, operation=60_000)
+
+
+def new_store(path: Where) -> SqliteStore | PostgresStore:
+    """A store there, not yet open."""
+    if isinstance(path, str):
+        return PostgresStore(make_url(path), entropy=SYSTEM_ENTROPY, bounds=PATIENT)
     return SqliteStore(path, clock=SYSTEM_CLOCK, entropy=SYSTEM_ENTROPY)
 
 
-async def open_at_once(path: Path, _: str) -> None:
+async def open_at_once(path: Where, _: str) -> None:
     """Open the store when told, write to it, and say what all have written so far."""
     store = new_store(path)
     await go()
@@ -53,7 +64,7 @@ async def open_at_once(path: Path, _: str) -> None:
     await store.close()
 
 
-async def swap(path: Path, rounds: str) -> None:
+async def swap(path: Where, rounds: str) -> None:
     """Raise the ring's generation ``rounds`` times; the generations that this process won."""
     store = new_store(path)
     await store.open()
@@ -68,7 +79,7 @@ async def swap(path: Path, rounds: str) -> None:
     await store.close()
 
 
-async def redeem_often(path: Path, text: str) -> None:
+async def redeem_often(path: Where, text: str) -> None:
     """Redeem one refresh token 25 times at once; the refresh tokens, and how many were new."""
     store = new_store(path)
     await store.open()
@@ -104,7 +115,7 @@ async def follow(path: Path, _: str) -> None:
     await store.close()
 
 
-async def write_for_ever(path: Path, _: str) -> None:
+async def write_for_ever(path: Where, _: str) -> None:
     """Log sessions in, rotate and end them for ever; says each thing once the store has answered."""
     store = new_store(path)
     await store.open()
@@ -171,7 +182,7 @@ async def file_limit(path: Path, limit: str) -> None:
     await store.close()
 
 
-async def beat_often(path: Path, _: str) -> None:
+async def beat_often(path: Where, _: str) -> None:
     """Write two hundred rows, ten callers at a time; which were answered and why the others were not."""
     store = new_store(path)
     await store.open()
@@ -206,4 +217,5 @@ COMMANDS: dict[str, Callable[[Path, str], Awaitable[None]]] = {
 
 
 if __name__ == "__main__":
-    asyncio.run(COMMANDS[sys.argv[1]](Path(sys.argv[2]), (*sys.argv, "")[3]))  # type: ignore[arg-type]
+    where: Any = sys.argv[2] if "://" in sys.argv[2] else Path(sys.argv[2])
+    asyncio.run(COMMANDS[sys.argv[1]](where, (*sys.argv, "")[3]))  # type: ignore[arg-type]
