@@ -4,23 +4,28 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import httpx2
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from tests.cluster.load import OUTAGE
 from tests.cluster.running import RunningNode, children_of, state_of, until
 
+from mintmark import InvalidToken, Verifier, VerifierUnavailable
 from mintmark.core import sessions
 from mintmark.core.directory import User
 from mintmark.core.keyring import Key
+from mintmark.core.revocation import Kind
 from mintmark.core.sessions import Session, SessionStart
+from mintmark.errors import Conflict, Unavailable
 from mintmark.node.store import open_store
 from mintmark.ports.keyring import RingView
 from mintmark.ports.store import Store
 from mintmark.server.settings import load
 from mintmark.system import SYSTEM_ENTROPY
+from mintmark.testing.conformance.rig import read_log
 from mintmark.units import ClientId, Kid, NodeId, Rid, Sub
 
 _WAL_WRITE_LOCK = 120
@@ -40,8 +45,14 @@ class Inside:
         self.timing = settings.timing
 
     def do(self, work: Callable[[Store], Awaitable[T]]) -> T:
-        """The result of ``work`` on the store."""
-        return self._portal.call(work, self._store)
+        """The result of ``work``, which is tried again while the store is busy, and may be done by then."""
+
+        def attempt() -> list[T]:
+            with contextlib.suppress(Unavailable):
+                return [self._portal.call(work, self._store)]
+            return []
+
+        return until(attempt, "the store answered")[0]
 
     # --- keys ------------------------------------------------------------------------------------------
 
@@ -64,8 +75,7 @@ class Inside:
         async def retire(store: Store) -> bool:
             ring = (await store.keyring.read(self.issuer)).ring
             kept = tuple(key for key in ring.keys if key.kid != kid)
-            assert len(kept) < len(ring.keys), "there is no such key"
-            return await store.keyring.swap(
+            return len(kept) == len(ring.keys) or await store.keyring.swap(
                 ring.generation, replace(ring, generation=ring.generation + 1, keys=kept)
             )
 
@@ -73,8 +83,9 @@ class Inside:
 
     # --- users and sessions ------------------------------------------------------------------------------
 
-    def add_user(self, name: str) -> User:
-        """A user who can log in nowhere, but has sessions."""
+    def add_user(self, kind: str) -> User:
+        """A new user who can log in nowhere, but has sessions."""
+        name = f"{kind}-{os.urandom(8).hex()}"
 
         async def add(store: Store) -> User:
             now = await store.now()
@@ -87,7 +98,8 @@ class Inside:
                 created_at=now,
                 password_changed_at=now,
             )
-            await store.directory.add_user(user)
+            with contextlib.suppress(Conflict):
+                await store.directory.add_user(user)
             return user
 
         return self.do(add)
@@ -120,6 +132,11 @@ class Inside:
         assert row is not None
         return row
 
+    def denied_until(self) -> dict[str, int]:
+        """Until when the revocation log denies each session that it names."""
+        entries = self.do(lambda store: read_log(store, self.issuer))
+        return {e.event.value: e.event.expires_at for e in entries if e.event.kind is Kind.RID}
+
     def set_password(self, user: User) -> None:
         """What ``mintmark users passwd`` does once the password is hashed."""
         self.do(
@@ -133,10 +150,41 @@ class Inside:
 def opened(config: Path) -> Iterator[Inside]:
     """The store that the settings in ``config`` name."""
     settings = load(config, {})
-    with start_blocking_portal() as portal:
-        opening: AbstractContextManager[Store] = portal.wrap_async_context_manager(open_store(settings))
-        with opening as store:
-            yield Inside(portal, store, config)
+    with start_blocking_portal() as portal, contextlib.ExitStack() as opening:
+
+        def attempt() -> list[Store]:
+            with contextlib.suppress(Unavailable):
+                return [opening.enter_context(portal.wrap_async_context_manager(open_store(settings)))]
+            return []
+
+        yield Inside(portal, until(attempt, "the store opened")[0], config)
+
+
+def settled(ask: Callable[[], httpx2.Response]) -> httpx2.Response:
+    """The answer to a request, made again while there is none, or one that says «later»."""
+
+    def answer() -> list[httpx2.Response]:
+        with contextlib.suppress(*OUTAGE):
+            answered = ask()
+            return [answered] if answered.status_code != 503 else []
+        return []
+
+    return until(answer, "the request was answered")[0]
+
+
+def fate_of(verifier: Verifier, token: str) -> str:
+    """Why a verifier that has read the feed up to now refuses ``token``; empty where it accepts it."""
+
+    def judge() -> list[str]:
+        try:
+            verifier.verify(token, fresh_revocation=True)
+        except InvalidToken as error:
+            return [error.code]
+        except VerifierUnavailable:
+            return []
+        return [""]
+
+    return until(judge, "the verifier has what it judges by")[0]
 
 
 # --- processes that stand still ----------------------------------------------------------------------------

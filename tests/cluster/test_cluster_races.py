@@ -18,14 +18,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
+import jwt
 import pytest
 from tests.cluster.cluster import PATIENCE, RunningCluster, running_cluster
-from tests.cluster.inside import Inside, opened
+from tests.cluster.inside import Inside, fate_of, opened, settled
 from tests.cluster.load import OUTAGE
 from tests.cluster.running import RunningNode, until
 
-from mintmark import InvalidToken, Verifier
+from mintmark import Verifier
+from mintmark.core import log
 from mintmark.core.directory import User
+from mintmark.units import NumericDate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -93,31 +96,31 @@ async def clients_of(cluster: RunningCluster) -> AsyncIterator[list[Clients]]:
             await clients.http.aclose()
 
 
-def counted(answers: list[httpx2.Response]) -> str:
-    return ", ".join(
-        f"{n} x {status}" for status, n in sorted(Counter(a.status_code for a in answers).items())
-    )
-
-
 # --- one winner ----------------------------------------------------------------------------------------
 
 
 def test_of_a_hundred_redemptions_at_three_nodes_one_makes_a_successor(scene):
     """I4, F26, F27: all that are answered get one refresh token, and nobody is taken for a thief."""
-    user = scene.inside.add_user(f"hundred-{os.urandom(8).hex()}")
+    user = scene.inside.add_user("hundred")
     thefts = scene.thefts()
     for _ in range(3):
         rid, token = scene.inside.new_session(user)
-        answers = asyncio.run(_redeem_at_once(scene.cluster, token))
-        print(counted(answers))
-        assert {answer.status_code for answer in answers} <= {200, 503}
-        successors = {answer.json()["refresh_token"] for answer in answers if answer.status_code == 200}
+        # A machine that is busy with much else may answer all of them «later».
+        successors = until(lambda: _successors_at_once(scene.cluster, token), "one won")  # noqa: B023
         assert len(successors) == 1
         assert scene.inside.session(rid).generation == 1
         assert scene.inside.session(rid).ended_at is None
         for node in scene.cluster.nodes:
             assert {_refreshed(node, token), _refreshed(node, *successors)} == successors
     assert scene.thefts() == thefts
+
+
+def _successors_at_once(cluster: RunningCluster, token: str) -> set[str]:
+    """The refresh tokens with which a hundred redemptions of ``token`` were answered."""
+    answers = asyncio.run(_redeem_at_once(cluster, token))
+    print(", ".join(f"{n} x {status}" for status, n in Counter(a.status_code for a in answers).items()))
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    return {answer.json()["refresh_token"] for answer in answers if answer.status_code == 200}
 
 
 async def _redeem_at_once(cluster: RunningCluster, token: str) -> list[httpx2.Response]:
@@ -149,8 +152,8 @@ class Round:
 def test_no_refresh_survives_the_end_of_its_session(scene, by):
     """I6, F29, R5: refreshed at three nodes while it is ended: no token of any answer is good afterwards.
 
-    No refresh token redeems anything at any node once the ending was answered, and no access token is
-    accepted by a verifier that has read the feed up to then.
+    No refresh token redeems anything at any node once the ending was answered, no access token is accepted
+    by a verifier that has read the feed up to then, and the event lasts for longer than any of them.
     """
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -158,16 +161,19 @@ def test_no_refresh_survives_the_end_of_its_session(scene, by):
     rounds = []
     for number in range(ROUNDS):
         # A password is one user's, and ends all sessions of that user.
-        user = scene.inside.add_user(f"racer-{os.urandom(8).hex()}")
+        user = scene.inside.add_user("racer")
         rounds.append(Round(user, scene.inside.new_session(user)[1], by, late=number % 2 == 0))
     with Verifier(scene.cluster.issuer, audience="orders") as verifier:
-        verifier.start()
+        until(verifier.start, "the verifier has keys and feed")
         asyncio.run(_race_all(scene, rounds, chance))
         _follow_to_the_end(scene, verifier)
-        for round_ in rounds:
-            round_.survivors += [code for t in round_.tokens if (code := _accepted(verifier, t)) is not None]
+        fates = Counter(fate_of(verifier, t["access_token"]) for round_ in rounds for t in round_.tokens)
+    denied = scene.inside.denied_until()
+    for tokens in (tokens for round_ in rounds for tokens in round_.tokens):
+        assert denied[tokens["rid"]] >= log.denied_until(_exp(tokens), scene.inside.timing)
     statuses = sum((round_.statuses for round_ in rounds), Counter())
     print(f"{ROUNDS} rounds, answers of refreshes: {dict(statuses)}")
+    assert set(fates) == {"revoked"}
     assert [survivor for round_ in rounds for survivor in round_.survivors] == []
     assert set(statuses) <= {200, 400, 503}
     # Were one of these 0, the endings would have raced nothing.
@@ -215,21 +221,17 @@ async def _race(scene: Scene, round_: Round, clients: list[Clients], chance: ran
             round_.survivors.append(f"a refresh token was answered with {answer.status_code}")
 
 
+def _exp(tokens: dict[str, Any]) -> NumericDate:
+    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
+    return NumericDate(claims["exp"])
+
+
 def _follow_to_the_end(scene: Scene, verifier: Verifier) -> None:
     """Wait until ``verifier`` has read of a logout that came after all others: the log is read in order."""
-    last = scene.cluster.log_in()
-    verifier.verify(last["access_token"])
-    assert scene.cluster.log_out(last["access_token"]).status_code == 204
-    until(lambda: _accepted(verifier, last) is None, "the verifier has read the log to its end")
-
-
-def _accepted(verifier: Verifier, tokens: dict[str, Any]) -> str | None:
-    """What survives of these tokens; None where the access token is refused as revoked."""
-    try:
-        verifier.verify(tokens["access_token"])
-    except InvalidToken as error:
-        return None if error.code == "revoked" else f"an access token was refused as {error.code}"
-    return "an access token was accepted"
+    cluster = scene.cluster
+    last = settled(lambda: cluster.log_in_with(cluster.http)).json()["access_token"]
+    assert settled(lambda: cluster.log_out(last)).status_code == 204
+    until(lambda: fate_of(verifier, last) == "revoked", "the verifier has read the log to its end")
 
 
 # --- a node that leaves meanwhile --------------------------------------------------------------------------
@@ -238,7 +240,7 @@ def _accepted(verifier: Verifier, tokens: dict[str, Any]) -> str | None:
 def test_refreshes_of_a_node_that_is_told_to_leave_and_then_killed_are_whole(scene):
     """F44, I4, I7: what was answered is stored, and asked again at any other node gives the same."""
     leaving, *others = scene.cluster.nodes
-    user = scene.inside.add_user(f"leaver-{os.urandom(8).hex()}")
+    user = scene.inside.add_user("leaver")
     thefts = scene.thefts()
     asked: list[tuple[str, str | None]] = []
     over = threading.Event()
@@ -281,11 +283,7 @@ def test_refreshes_of_a_node_that_is_told_to_leave_and_then_killed_are_whole(sce
 
 
 def _refreshed(node: RunningNode, token: str) -> str:
-    """The successor that ``node`` answers with, asked again where it says «later»."""
-
-    def answered() -> str | None:
-        answer = node.refresh(token)
-        assert answer.status_code in (200, 503), answer.text
-        return str(answer.json()["refresh_token"]) if answer.is_success else None
-
-    return str(until(answered, "the refresh was answered"))
+    """The successor that ``node`` answers with."""
+    answer = settled(lambda: node.refresh(token))
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["refresh_token"])
