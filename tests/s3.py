@@ -1,11 +1,13 @@
 """S3 servers for tests: SeaweedFS and moto, each a process of its own in a temporary folder."""
 
 import contextlib
+import http.server
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,3 +147,82 @@ def _until_it_takes(server: S3Server, folder: Path, *, make_bucket: bool = False
         return True
 
     until(takes, f"{server.name} takes what is put", log=lambda: (folder / "log").read_text()[-2000:])
+
+
+@dataclass
+class Unfaithful:
+    """A server of which what it does wrong can be chosen, before one that does it right."""
+
+    behind: str
+    endpoint: str = ""
+    ignores_conditions: bool = False
+    """It takes every write."""
+    wrong_versions: bool = False
+    """What it says of an object's version is not so."""
+    truncates: bool = False
+    """It gives out the first half of an object."""
+    stale: bool = False
+    """It gives out what it gave out the last time before this was set."""
+
+    def __post_init__(self) -> None:
+        self._seen: dict[str, httpx2.Response] = {}
+        self._http = httpx2.Client(base_url=self.behind, timeout=10, trust_env=False)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> httpx2.Response:
+        if method == "GET" and self.stale and path in self._seen:
+            return self._seen[path]
+        if self.ignores_conditions:
+            headers = {name: value for name, value in headers.items() if name not in CONDITIONS}
+        answer = self._http.request(method, path, headers=headers, content=body)
+        if method == "GET":
+            self._seen[path] = answer
+        return answer
+
+
+CONDITIONS = {"if-match", "if-none-match"}
+_HOP_BY_HOP = {"content-length", "transfer-encoding", "connection"}
+
+
+@contextlib.contextmanager
+def unfaithful_server(behind: S3Server) -> Iterator[Unfaithful]:
+    """A server in this process that passes on to ``behind``, which must not check what was signed."""
+    server = Unfaithful(behind.endpoint)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            body = self.rfile.read(int(headers.get("content-length", 0)))
+            answer = server.answer(self.command, self.path, headers, body)
+            content = answer.content
+            if server.truncates and self.command == "GET" and "list-type" not in self.path:
+                content = content[: len(content) // 2]
+            self.send_response(answer.status_code)
+            for name, value in answer.headers.items():
+                if name == "etag" and server.wrong_versions:
+                    self.send_header(name, '"0123456789abcdef0123456789abcdef"')
+                elif name not in _HOP_BY_HOP:
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_DELETE = do_POST = answer  # noqa: N815 - the names of http.server
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        server.endpoint = f"http://127.0.0.1:{listener.server_port}"
+        thread = threading.Thread(target=listener.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            listener.shutdown()
+            thread.join()
+            server.close()

@@ -1,17 +1,14 @@
 """The bucket's own promises: how it is configured, what its errors say, which servers cannot be trusted."""
 
 import asyncio
-import http.server
 import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
-import httpx2
 import pytest
-from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, environ
+from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, environ, unfaithful_server
 
 from mintmark.adapters.registry import make_publisher
 from mintmark.adapters.s3 import BucketPublisher, from_url
@@ -20,51 +17,20 @@ from mintmark.ports.publisher import Entry, Headers, PublicationFailed
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 ENTRY = Entry(b"{}", Headers("application/json", "public, max-age=5"))
-CONDITIONS = {"if-match", "if-none-match"}
 
 
 def made(url: str) -> BucketPublisher:
     return from_url(url, clock=SYSTEM_CLOCK, entropy=SYSTEM_ENTROPY)
 
 
-class Careless(http.server.BaseHTTPRequestHandler):
-    """A server that takes every write, because it drops the conditions on its way to one that looks."""
-
-    protocol_version = "HTTP/1.1"
-    behind = ""
-
-    def do_any(self) -> None:
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in CONDITIONS}
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        answer = httpx2.request(
-            self.command, self.behind + self.path, headers=headers, content=body, trust_env=False
-        )
-        self.send_response(answer.status_code)
-        for name, value in answer.headers.items():
-            if name.lower() not in {"content-length", "transfer-encoding", "connection"}:
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.content)))
-        self.end_headers()
-        self.wfile.write(answer.content)
-
-    do_GET = do_PUT = do_DELETE = do_POST = do_any  # noqa: N815 - the names of http.server
-
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def careless(moto: S3Server, monkeypatch) -> Iterator[str]:
     """The URL of a place on a server that ignores conditions."""
-    handler = type("Handler", (Careless,), {"behind": moto.endpoint})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        for name, value in environ(f"http://127.0.0.1:{server.server_port}").items():
+    with unfaithful_server(moto) as server:
+        server.ignores_conditions = True
+        for name, value in environ(server.endpoint).items():
             monkeypatch.setenv(name, value)
         yield f"s3://{BUCKET}/{moto.new_prefix()}"
-        server.shutdown()
-        thread.join()
 
 
 async def test_server_that_ignores_conditions_takes_what_it_should_refuse(careless):

@@ -10,15 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.http.surface import surface
+from tests.server.published import ISSUER, JWKS, METADATA, OPENID, TIMING, add, kid, named, revoke
 
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
 from mintmark.adapters.memory_publisher import MemoryPublisher
-from mintmark.core import base64url, keyring
-from mintmark.core.algorithm import Algorithm
+from mintmark.core import keyring
 from mintmark.core.events import EventName
-from mintmark.core.keyring import Activation, Ring
-from mintmark.core.timing import Timing
+from mintmark.core.keyring import Ring
 from mintmark.grants import GRANTS
 from mintmark.ports.keyring import KeyRingStore, RingView
 from mintmark.ports.proof import ProofFailed, kids_of
@@ -38,40 +37,7 @@ from mintmark.server.publication import (
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults, FaultyStore
-from mintmark.units import Issuer, Kid, NodeId, NumericDate
-
-ISSUER = Issuer("https://auth.example.com")
-NODE = NodeId("node-1")
-TIMING = Timing()
-JWKS = ".well-known/jwks.json"
-OPENID = ".well-known/openid-configuration"
-METADATA = document.discovery(
-    ISSUER, algorithm=Algorithm.ES256, grant_types=tuple(GRANTS), max_age=TIMING.jwks_max_age
-)
-
-
-def kid(number: int) -> Kid:
-    return Kid(base64url.encode(b"%032d" % number))
-
-
-def named(number: int) -> str:
-    return f"keys/{kid(number)}.json"
-
-
-NOW = NumericDate(1_800_000_000)
-
-
-def add(ring: Ring, number: int) -> Ring:
-    """The ring with another active key."""
-    jwk = document.encode({"kid": kid(number), "kty": "EC"})
-    prepared = keyring.prepare(
-        ring, kid=kid(number), node=NODE, alg="ES256", jwk=jwk, timing=TIMING, now=NOW
-    )  # fmt: skip
-    return keyring.activate(prepared, kid(number), Activation.BOOTSTRAP, timing=TIMING, now=NOW)
-
-
-def revoke(ring: Ring, number: int) -> Ring:
-    return keyring.revoke(ring, kid(number), reason="test", timing=TIMING, now=NOW)[0]
+from mintmark.units import Issuer, Kid
 
 
 @dataclass
@@ -498,7 +464,7 @@ async def test_place_never_goes_back(data):
         assert order[world.entries[JWKS].body] >= newest
     for _ in range(6):
         await world.node().settle()
-    assert world.entries[JWKS].body == document.jwks(await world.ring(), max_age=Timing().jwks_max_age).body
+    assert world.entries[JWKS].body == document.jwks(await world.ring(), max_age=TIMING.jwks_max_age).body
     await world.store.close()
 
 

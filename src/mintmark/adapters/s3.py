@@ -45,9 +45,10 @@ _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
-_TIMEOUT: Final = timedelta(seconds=3)
-_RETRY_WITHIN: Final = timedelta(seconds=3)
-"""With one retry a call ends within seven seconds: its thread is free again before the next is given up."""
+_CONNECT_TIMEOUT: Final = timedelta(seconds=3)
+_TIMEOUT: Final = timedelta(seconds=6)
+_RETRY_WITHIN: Final = timedelta(seconds=2)
+"""One retry for what failed at once, none for what was slow: a call ends before its caller gives it up."""
 
 
 def from_url(url: str, *, clock: Clock, entropy: Entropy) -> "BucketPublisher":  # noqa: ARG001 - one form for all
@@ -73,7 +74,11 @@ class BucketPublisher:
         self._store = S3Store(
             bucket,
             prefix=prefix or None,
-            client_options={"timeout": _TIMEOUT, "connect_timeout": _TIMEOUT, "allow_http": plain_http},
+            client_options={
+                "timeout": _TIMEOUT,
+                "connect_timeout": _CONNECT_TIMEOUT,
+                "allow_http": plain_http,
+            },
             retry_config={"max_retries": 1, "retry_timeout": _RETRY_WITHIN},
             conditional_put="etag",
         )
