@@ -174,11 +174,12 @@ class Requests:
         self._asked: list[Future[list[Answer]]] = []
         self._enough = threading.Event()
 
-    def ask(self, what: str, request: Ask) -> None:
+    def ask(self, what: str, request: Ask) -> Future[list[Answer]]:
         self._asked.append(self._pool.submit(lambda: [self._scene.ask(self._node, what, request)]))
+        return self._asked[-1]
 
-    def refresh(self, what: str, refresh_token: str) -> None:
-        self.ask(what, lambda http: self._node.refresh_with(http, refresh_token))
+    def refresh(self, what: str, refresh_token: str) -> Future[list[Answer]]:
+        return self.ask(what, lambda http: self._node.refresh_with(http, refresh_token))
 
     def ask_for_everything(self, kept: list[Tokens], lost: list[Tokens]) -> None:
         """Log in, refresh, and ask in a client's name; also for sessions that are or will be over."""
@@ -314,10 +315,12 @@ def test_refresh_that_waits_for_a_stopped_signer_does_not_survive_a_logout(scene
         begun = [scene.inside.new_session(user) for _ in range(8)]
         requests = Requests(scene, node, pool)
         scene.stop(node.pids()["signer"])
-        for _, token in begun:
-            requests.refresh("refresh", token)
-        for rid, token in begun:
-            until(lambda: scene.inside.session(rid).last_kid is not None, "the redemption is committed")  # noqa: B023
+        asked = [requests.refresh("refresh", token) for _, token in begun]
+        for (rid, token), run in zip(begun, asked, strict=True):
+            until(
+                lambda: scene.inside.session(rid).last_kid is not None or run.done(),  # noqa: B023
+                "the redemption is committed",
+            )
             log_out(other, token)
             ended.append(token)
         scene.go_on()
@@ -328,7 +331,7 @@ def test_refresh_that_waits_for_a_stopped_signer_does_not_survive_a_logout(scene
                 answered.append(answer.body)
         return bool(answered)
 
-    # A busy machine may need so long for the logouts that the refreshes are given up.
+    # A busy machine may need so long for all this that the refreshes are given up, or never begun.
     until(some_were_answered, "a refresh was answered after its session had ended", patience=PATIENCE)
     scene.check_refused(answered)
     denied = scene.inside.denied_until()
