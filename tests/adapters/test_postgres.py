@@ -446,7 +446,7 @@ async def test_role_with_no_more_than_the_documented_rights_is_enough(postgresql
     "url", ["postgresql:", "postgresql://", "postgresql://db", "postgresql:///x", "postgresql://u:p@h:x/d"]
 )
 def test_url_without_a_server_or_a_database_is_refused(url):
-    """CF: from_url names the setting, and repeats nothing of the URL."""
+    """from_url names the setting, and repeats nothing of the URL."""
     with pytest.raises(ConfigurationError, match="store:"):
         from_url(url, clock=FakeClock(), entropy=SYSTEM_ENTROPY)
 

@@ -10,6 +10,8 @@ from tests.adapters.postgres import opened, raw
 from mintmark.cli.demonstration.postgresql import PostgresqlMissing, PostgresqlServer
 from mintmark.testing.conformance.rig import ISSUER, read_log
 
+pytestmark = pytest.mark.timeout(600)
+
 
 async def test_ten_processes_open_an_empty_database_at_once(database, workers):
     """STORE-5, F07: one schema and one log come of it, every opener works, and nobody fails."""

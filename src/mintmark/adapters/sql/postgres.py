@@ -86,8 +86,8 @@ class PostgresStore:
     def __init__(
         self, url: URL, *, entropy: Entropy, time: StoreTime | None = None, bounds: Bounds = BOUNDS
     ) -> None:
-        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._name = f"{url.host}:{url.port or 5432}/{url.database}"
+        self._dsn = _dsn(url)
+        self._name = place_of(url)
         self._bounds = bounds
         self.time: Final[StoreTime] = ServerTime() if time is None else time
         self.entropy: Final = entropy
@@ -190,9 +190,24 @@ def from_url(url: str, *, clock: Clock, entropy: Entropy) -> PostgresStore:  # n
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise ConfigurationError("store", "is not a URL of PostgreSQL") from None
-    if not parsed.host or not parsed.database:
+    if not (parsed.host or parsed.query.get("host")) or not parsed.database:
         raise ConfigurationError("store", "names a database: postgresql://user:password@host:port/database")
     return PostgresStore(parsed, entropy=entropy)
+
+
+def place_of(url: URL) -> str:
+    """Where ``url`` leads, as it may be shown: the server and the database."""
+    host = str(url.query.get("host") or url.host)
+    return f"{f'[{host}]' if ':' in host else host}:{url.port or 5432}/{url.database}"
+
+
+def _dsn(url: URL) -> str:
+    """``url`` in the driver's form, which has the port of a Unix socket where its folder is."""
+    driven = url.set(drivername="postgresql")
+    if "host" in url.query:
+        query = {**url.query, "port": str(url.port or 5432)}
+        driven = URL.create("postgresql", url.username, url.password, database=url.database, query=query)
+    return driven.render_as_string(hide_password=False)
 
 
 def _seconds(moment: ColumnElement[Any]) -> ColumnElement[int]:
