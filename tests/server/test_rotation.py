@@ -1,9 +1,11 @@
 """The rotation of one node on the store in memory, with faults at each step (F01, F09, K1 to K3, K7)."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import msgspec
 import pytest
 
 from mintmark.adapters.memory import MemoryStore
@@ -13,16 +15,17 @@ from mintmark.core.events import EventName
 from mintmark.core.keyring import Activation, Key, KeyState, Ring
 from mintmark.core.revocation import Kind
 from mintmark.core.timing import Timing
-from mintmark.errors import StoreUnavailable, Unavailable
+from mintmark.errors import ConfigurationError, StoreUnavailable, Unavailable
 from mintmark.ports.proof import ProofFailed
 from mintmark.ports.signer import SignerRefused
+from mintmark.server.agreement import agree
 from mintmark.server.audit import Audit
 from mintmark.server.rotation import Rotation, request_rotation, revoke_key
 from mintmark.signer.local import LocalSigner
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults, FaultyStore
-from mintmark.units import Issuer, Kid, NodeId
+from mintmark.units import Issuer, Kid, NodeId, Seconds
 
 ISSUER = Issuer("https://auth.example.com")
 OWN = "http://127.0.0.1:1/.well-known/jwks.json"
@@ -37,8 +40,20 @@ class Site:
     store: MemoryStore
     cached: dict[str, frozenset[Kid]] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)
+    hanging: dict[str, asyncio.Event] = field(default_factory=dict)
+    reading: int = 0
+    """How many reads are under way."""
 
     async def kids(self, url: str) -> frozenset[Kid]:
+        self.reading += 1
+        try:
+            return await self._kids(url)
+        finally:
+            self.reading -= 1
+
+    async def _kids(self, url: str) -> frozenset[Kid]:
+        if url in self.hanging:
+            await self.hanging[url].wait()
         if url in self.away:
             raise ProofFailed(f"{url}: ConnectError")
         if url in self.cached:
@@ -58,11 +73,11 @@ class World:
         self.signers: list[LocalSigner] = []
         self.made = 0
 
-    def node(self) -> "Node":
+    def node(self, *, clock: FakeClock | None = None, timing: Timing = TIMING) -> "Node":
         signer = LocalSigner(clock=self.clock)
         self.signers.append(signer)
         self.made += 1
-        return Node(self, NodeId(f"node-{self.made}"), signer)
+        return Node(self, NodeId(f"node-{self.made}"), signer, clock or self.clock, timing)
 
     async def ring(self) -> Ring:
         return (await self.store.keyring.read(ISSUER)).ring
@@ -75,7 +90,9 @@ class World:
 class Node:
     """One node's rotation, whose workers serve whatever the ring is."""
 
-    def __init__(self, world: World, node: NodeId, signer: LocalSigner) -> None:
+    def __init__(
+        self, world: World, node: NodeId, signer: LocalSigner, clock: FakeClock, timing: Timing
+    ) -> None:
         self.world = world
         self.signer = signer
         self.audit = Audit()
@@ -88,8 +105,8 @@ class Node:
             signer=signer,
             reader=world.site,
             bus=MemoryBus(clock=world.clock),
-            clock=world.clock,
-            timing=TIMING,
+            clock=clock,
+            timing=timing,
             audit=self.audit,
             served=lambda: self.served,
             own_url=OWN,
@@ -99,9 +116,13 @@ class Node:
     async def round(self) -> None:
         """Rounds of a node whose workers have caught up, with whatever was read back between them."""
         for _ in range(3):
-            self.served = (await self.world.ring()).generation
-            await self.rotation.round()
+            await self.short_round()
             await self.rotation.answered()
+
+    async def short_round(self) -> None:
+        """One round, which waits for nothing that is read back."""
+        self.served = (await self.world.ring()).generation
+        await self.rotation.round()
 
     async def rounds(self, seconds: int, *, every: int = 2) -> None:
         """Rounds while time passes."""
@@ -330,3 +351,212 @@ async def test_healthy_rotation_sounds_no_alarm(world):
     await node.rounds(TIMING.lead + 20)
     assert node.audit.counts[EventName.KEY_ACTIVATED] == 2
     assert node.audit.counts[EventName.PROOF_FAILED] == 0
+
+
+async def test_hanging_url_delays_no_heartbeat_and_no_lease(world):
+    """F16: a public URL that never answers keeps a key unproven, and nothing else: rounds go on beside it,
+    with one read for each key and URL under way, and none once the node has left."""
+    node = world.node()
+    await node.round()
+    active = await world.key(KeyState.ACTIVE)
+    world.site.hanging = {PUBLIC: asyncio.Event(), OWN: asyncio.Event()}
+    await request_rotation(world.store.keyring, ISSUER)
+    for _ in range(TIMING.lease):
+        world.clock.advance(2)
+        await node.short_round()
+        await asyncio.sleep(0)
+        view = await world.store.keyring.read(ISSUER)
+        assert [member.seen_at for member in view.members] == [view.now]
+        assert world.site.reading <= 3, "the new key at both URLs, the first one at the public one"
+    assert (await world.key(KeyState.PREPARED)).proven_at is None
+    assert await node.can_sign(active.kid)
+    assert world.site.reading > 0
+    await node.rotation.leave()
+    assert world.site.reading == 0
+
+
+async def test_key_that_is_found_while_rounds_go_on_is_proven_by_the_next(world):
+    """What was read back between two rounds counts from the time of the second, so never too early."""
+    node = world.node()
+    await node.round()
+    world.site.hanging = {PUBLIC: asyncio.Event()}
+    await request_rotation(world.store.keyring, ISSUER)
+    for _ in range(5):
+        world.clock.advance(2)
+        await node.short_round()
+    world.site.hanging[PUBLIC].set()
+    await node.rotation.answered()
+    world.clock.advance(7)
+    await node.short_round()
+    assert (await world.key(KeyState.PREPARED)).proven_at == world.clock.now()
+
+
+async def test_answer_from_before_a_node_lagged_behind_proves_nothing(world):
+    """3.3: what a public URL showed while a live node still served an older ring is read again."""
+    node, other = world.node(), world.node()
+    await node.round()
+    await other.round()
+    world.site.hanging = {PUBLIC: asyncio.Event()}
+    await request_rotation(world.store.keyring, ISSUER)
+    await node.short_round()
+    await other.short_round()
+    await node.short_round()
+    own = next(k for k in (await world.ring()).keys if k.node == "node-1" and k.state is KeyState.PREPARED)
+    # It begins to look, then a node joins that has read nothing yet, and what was found is forgotten.
+    late = world.node()
+    await late.rotation.round()
+    world.site.hanging[PUBLIC].set()
+    await node.rotation.answered()
+    await node.short_round()
+    found = (await world.ring()).find(own.kid)
+    assert found is not None
+    assert found.proven_at is None
+
+
+@pytest.mark.parametrize("off", [31, -31, 3600])
+async def test_node_whose_clock_is_off_takes_no_key_further(world, off):
+    """I10, F08: it wins no bootstrap, a signer lets its lease end, and both go on when the clock is right."""
+    clock = FakeClock()
+    clock.step(off)
+    node = world.node(clock=clock)
+    for _ in range(3):
+        clock.advance(2)
+        world.clock.advance(2)
+        await node.round()
+    assert (await world.ring()).keys == ()
+    assert node.audit.counts[EventName.CLOCK_DRIFTED] == 1
+    clock.step(-off)
+    await node.round()
+    key = await world.key(KeyState.ACTIVE)
+    clock.step(off)
+    successor = world.node()
+    for _ in range(TIMING.lease // 2 + 5):
+        clock.advance(2)
+        world.clock.advance(2)
+        await node.round()
+        await successor.round()
+    view = await world.store.keyring.read(ISSUER)
+    assert all(member.is_live(view.now) for member in view.members)
+    assert len(view.members) == 2
+    assert not await node.can_sign(key.kid)
+    signing = await world.key(KeyState.ACTIVE)
+    assert (signing.node, signing.activation) == ("node-2", Activation.BOOTSTRAP)
+    clock.step(-off)
+    await node.round()
+    prepared = await world.key(KeyState.PREPARED)
+    assert prepared.node == "node-1"
+
+
+@pytest.mark.parametrize("off", [30, -30])
+async def test_clock_within_the_skew_changes_nothing(world, off):
+    """A node that is off by as much as is allowed bootstraps like any other."""
+    clock = FakeClock()
+    clock.step(off)
+    node = world.node(clock=clock)
+    await node.round()
+    assert (await world.key(KeyState.ACTIVE)).activation is Activation.BOOTSTRAP
+    assert node.audit.counts[EventName.CLOCK_DRIFTED] == 0
+
+
+async def test_node_without_a_slot_says_so_once(world):
+    """K6: it prepares nothing, and one event names the bound, until it has had a place."""
+    timing = replace(TIMING, signers=1)
+    node, other = world.node(timing=timing), world.node(timing=timing)
+    await node.round()
+    for _ in range(50):
+        world.clock.advance(2)
+        await node.round()
+        await other.round()
+    assert other.audit.counts[EventName.SLOTS_EXHAUSTED] == 1
+    assert node.audit.counts[EventName.SLOTS_EXHAUSTED] == 0
+    assert len((await world.ring()).keys) == 1
+
+
+async def test_node_that_is_told_to_leave_stays_until_another_signs_proven(world):
+    """3.4: it goes on signing through the other's lead, prepares nothing more, and may go then."""
+    node, other = world.node(), world.node()
+    await node.round()
+    await other.round()
+    key = await world.key(KeyState.ACTIVE)
+    node.rotation.leaving.begin()
+    for _ in range(TIMING.lead // 2 - 2):
+        world.clock.advance(2)
+        await node.round()
+        await other.round()
+        assert not node.rotation.leaving.allowed.is_set()
+        assert await node.can_sign(key.kid)
+    for _ in range(5):
+        world.clock.advance(2)
+        await other.round()
+        await node.round()
+    assert node.rotation.leaving.allowed.is_set()
+    keys = (await world.ring()).keys
+    assert [(k.node, k.activation) for k in keys if k.state is KeyState.ACTIVE] == [
+        ("node-1", Activation.BOOTSTRAP),
+        ("node-2", Activation.PROVEN),
+    ]
+    assert node.audit.counts[EventName.KEY_PREPARED] == 1
+    assert node.audit.counts[EventName.HANDOVER_AWAITED] == 1
+    await node.rotation.leave()
+    assert (await world.key(KeyState.PASSIVE)).kid == key.kid
+
+
+async def test_lone_node_may_leave_at_once(world):
+    """With nobody beside it the first round allows it, and the ring is not changed for that."""
+    node = world.node()
+    await node.round()
+    before = await world.ring()
+    node.rotation.leaving.begin()
+    await node.short_round()
+    assert node.rotation.leaving.allowed.is_set()
+    assert await world.ring() == before
+
+
+async def test_node_that_leaves_while_the_store_is_away_goes_by_what_it_saw(world):
+    """Alone it goes at once; beside one whose key is known too; beside one that joins when its lease ends."""
+    alone = world.node()
+    await alone.round()
+    world.faults.fail_before("keyring")
+    await failing(alone)
+    assert alone.rotation.leaving.allowed.is_set()
+    world.faults.recover()
+    await alone.rotation.leave()
+
+    node, joining = world.node(), world.node()
+    await node.round()
+    await joining.round()
+    await node.round()
+    world.faults.fail_before("keyring")
+    for passed in range(0, TIMING.lease - 2, 2):
+        await failing(node)
+        assert not node.rotation.leaving.allowed.is_set(), passed
+        world.clock.advance(2)
+    world.clock.advance(4)
+    await failing(node)
+    assert node.rotation.leaving.allowed.is_set()
+
+
+async def failing(node: Node) -> None:
+    node.rotation.leaving.begin()
+    with pytest.raises(StoreUnavailable):
+        await node.rotation.round()
+
+
+async def test_node_that_leaves_before_it_has_read_anything_goes(world):
+    """It has nothing to hand over."""
+    node = world.node()
+    world.faults.fail_before("keyring")
+    await failing(node)
+    assert node.rotation.leaving.allowed.is_set()
+
+
+async def test_node_whose_timing_was_replaced_ends(world):
+    """A node that stood still while another one began with other timing must not go on beside it."""
+    node = world.node()
+    await agree(world.store.keyring, ISSUER, TIMING, clock=world.clock)
+    await node.round()
+    document = msgspec.json.encode(replace(TIMING, access_ttl=Seconds(600)))
+    assert await world.store.keyring.swap_timing(ISSUER, expected=1, document=document)
+    world.clock.advance(2)
+    with pytest.raises(ConfigurationError, match="access_ttl is 900 here and 600 there"):
+        await node.rotation.round()
