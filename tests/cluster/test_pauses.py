@@ -36,6 +36,10 @@ from mintmark.core.timing import MAX_LEEWAY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+# No key is due for rotation while the tests run: theirs are all there is. A lease lasts for as long as a busy
+# machine may keep a node that is well from renewing it.
+SETTINGS = {"rotate_every": "4h", "lease": "8s"}
+
 on_each_store = pytest.mark.parametrize("shared", ["sqlite", "postgresql"], indirect=True, scope="module")
 
 Ask = Callable[[httpx2.Client], httpx2.Response]
@@ -139,8 +143,7 @@ def shared(request, tmp_path_factory) -> Iterator[Scene]:
             name = f"pauses_{os.getpid()}"
             url = server.create_database(name)
             ending.callback(server.drop_database, name)
-        # No key is due for rotation while the tests run: theirs are all there is.
-        cluster = ending.enter_context(running_cluster(folder, store=url, settings={"rotate_every": "4h"}))
+        cluster = ending.enter_context(running_cluster(folder, store=url, settings=SETTINGS))
         added = cluster.run(
             "--json", "clients", "add", "Robot", "--client-id", "robot", "--audience", "orders",
             "--grant", "client_credentials",
