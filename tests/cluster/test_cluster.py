@@ -1,7 +1,12 @@
 """What a cluster promises its clients whichever node answers, and that the harness does what it says."""
 
+import itertools
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.cluster.cluster import PATIENCE, running_cluster
+from tests.cluster.conftest import spread
 from tests.cluster.load import Load
 from tests.cluster.running import state_of, until
 
@@ -49,3 +54,16 @@ def test_load_goes_on_while_nodes_pause_die_and_restart(tmp_path):
     assert load.record.wrong == []
     assert {event["cause"] for event in cluster.events("key.activated")} == {"bootstrap", "proven"}
     assert len(cluster.events("node.left")) == 1
+
+
+@given(first=st.integers(0, 9), rest=st.integers(0, 60), workers=st.integers(1, 5))
+def test_long_tests_begin_in_processes_of_their_own(first, rest, workers):
+    """None is lost or run twice, and no two of the first ones are neighbours while there are parts enough."""
+    long, short = [f"long {number}" for number in range(first)], [f"short {number}" for number in range(rest)]
+    ordered = spread(long, short, workers)
+    assert sorted(ordered) == sorted(long + short)
+    assert [name for name in ordered if name in short] == short
+    if first <= workers and rest >= 2 * workers:
+        places = [ordered.index(name) for name in long]
+        assert places[:1] in ([0], [])
+        assert all(after - before > 1 for before, after in itertools.pairwise(places))
