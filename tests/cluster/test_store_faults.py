@@ -9,14 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import httpx2
 import jwt
 import pytest
 from sqlalchemy import make_url
-from tests.cluster.cluster import RunningCluster, running_cluster
-from tests.cluster.running import RunningNode, until
+from tests.cluster.cluster import PATIENCE, RunningCluster, running_cluster
+from tests.cluster.running import RunningNode
+from tests.cluster.running import until as until_within
 
 from mintmark import VerificationError, Verifier
 from mintmark.adapters.sql.postgres import CONNECTIONS
@@ -33,6 +35,9 @@ ROLE = "node"
 LIMIT = NODES * 2 * (CONNECTIONS + 1)
 """Connections at the most: of the control process and of the worker of each node, for store and bus."""
 OLD, NEW = "the-first-password", "the-second-password"
+
+
+until = partial(until_within, patience=PATIENCE)
 
 
 @dataclass
@@ -297,6 +302,7 @@ def grown(counts: Counter[str], names: list[str], by: int) -> Callable[[], bool]
     return lambda: all(counts[name] >= before[name] + by for name in names)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("cause", ["refused", "silent", "password", "database"])
 def test_node_that_starts_without_its_database_says_what_is_missing(postgresql, tmp_path, cause):
     """I8, F15: `serve` ends with status 69 and one line that names server, database and cause and no secret,
@@ -314,7 +320,7 @@ def test_node_that_starts_without_its_database_says_what_is_missing(postgresql, 
         }[cause]
         node = RunningNode(tmp_path, {"store": url.render_as_string(hide_password=False)})
         done = subprocess.run(
-            node.command("serve"), capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+            node.command("serve"), capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path
         )
         node.end()
     (said,) = done.stderr.splitlines()
@@ -334,7 +340,7 @@ def lines_of(cluster: RunningCluster) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("names", [list(FAULTS)[:3], list(FAULTS)[3:]], ids=["server", "line"])
 def test_database_that_fails_logs_nobody_out(place, names):
     """I8, F15, F16, F17, F18: key sets and verification go on, writing is refused with 503 and Retry-After,

@@ -16,12 +16,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL
 
-from mintmark.adapters.sql.postgres import translate
+from mintmark.adapters.sql.postgres import dsn_of, parse_url, place_of, translate
 from mintmark.adapters.wakeup import Subscription, Subscriptions
-from mintmark.errors import ConfigurationError
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.system import SYSTEM_ENTROPY
 
@@ -135,8 +133,8 @@ class _Line:
     """The connection to the server, made anew as often as it is lost, from construction to ``close``."""
 
     def __init__(self, url: URL, *, clock: Clock, entropy: Entropy, heard: Callable[[], None]) -> None:
-        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._name = f"{url.host}:{url.port or 5432}/{url.database}"
+        self._dsn = dsn_of(url)
+        self._name = place_of(url)
         self._clock = clock
         self._entropy = entropy
         self._heard = heard
@@ -281,10 +279,4 @@ async def _end(task: "asyncio.Future[Any]") -> None:
 
 def from_url(url: str, *, clock: Clock) -> PostgresBus:
     """The bus of the database that ``postgresql://user:password@host:port/database`` names."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigurationError("bus", "is not a URL of PostgreSQL") from None
-    if not parsed.host or not parsed.database:
-        raise ConfigurationError("bus", "names a database: postgresql://user:password@host:port/database")
-    return PostgresBus(parsed, clock=clock, entropy=SYSTEM_ENTROPY)
+    return PostgresBus(parse_url(url, key="bus"), clock=clock, entropy=SYSTEM_ENTROPY)

@@ -86,7 +86,7 @@ class PostgresStore:
     def __init__(
         self, url: URL, *, entropy: Entropy, time: StoreTime | None = None, bounds: Bounds = BOUNDS
     ) -> None:
-        self._dsn = _dsn(url)
+        self._dsn = dsn_of(url)
         self._name = place_of(url)
         self._bounds = bounds
         self.time: Final[StoreTime] = ServerTime() if time is None else time
@@ -186,13 +186,18 @@ class PostgresStore:
 
 def from_url(url: str, *, clock: Clock, entropy: Entropy) -> PostgresStore:  # noqa: ARG001 - it has its own
     """The store that ``postgresql://user:password@host:port/database`` names; raises ConfigurationError."""
+    return PostgresStore(parse_url(url, key="store"), entropy=entropy)
+
+
+def parse_url(url: str, *, key: str) -> URL:
+    """What the setting ``key`` names; raises ConfigurationError where that is no database."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise ConfigurationError("store", "is not a URL of PostgreSQL") from None
+        raise ConfigurationError(key, "is not a URL of PostgreSQL") from None
     if not (parsed.host or parsed.query.get("host")) or not parsed.database:
-        raise ConfigurationError("store", "names a database: postgresql://user:password@host:port/database")
-    return PostgresStore(parsed, entropy=entropy)
+        raise ConfigurationError(key, "names a database: postgresql://user:password@host:port/database")
+    return parsed
 
 
 def place_of(url: URL) -> str:
@@ -201,7 +206,7 @@ def place_of(url: URL) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{url.port or 5432}/{url.database}"
 
 
-def _dsn(url: URL) -> str:
+def dsn_of(url: URL) -> str:
     """``url`` in the driver's form, which has the port of a Unix socket where its folder is."""
     driven = url.set(drivername="postgresql")
     if "host" in url.query:
