@@ -2,13 +2,14 @@
 
 import contextlib
 import http.server
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def environ(endpoint: str) -> Mapping[str, str]:
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": endpoint,
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
     }
 
 
@@ -68,75 +71,99 @@ def program(name: str) -> str:
     pytest.skip(missing)
 
 
-@contextlib.contextmanager
-def _running(command: list[str], folder: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={"PATH": os.environ["PATH"], "HOME": str(folder)},
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+class _Ended(Exception):
+    """The server ended by itself: another process took one of its ports, for example."""
 
 
 @contextlib.contextmanager
 def moto_server() -> Iterator[S3Server]:
     """moto, which takes every credential."""
     command = program("moto_server")
-    with tempfile.TemporaryDirectory(prefix="mintmark-moto-") as name:
+
+    def arguments() -> tuple[int, list[str]]:
         (port,) = free_ports(1)
-        with _running([command, "-H", "127.0.0.1", "-p", str(port)], Path(name)) as process:
-            server = S3Server("moto", port, process)
-            _until_it_takes(server, Path(name), make_bucket=True)
-            yield server
+        return port, [command, "-H", "127.0.0.1", "-p", str(port)]
+
+    with _folder() as folder, _running("moto", arguments, folder, make_bucket=True) as server:
+        yield server
 
 
 @contextlib.contextmanager
 def seaweedfs_server() -> Iterator[S3Server]:
     """SeaweedFS, which checks credentials and makes a bucket for whoever writes into it."""
     command = program("weed")
-    with tempfile.TemporaryDirectory(prefix="mintmark-weed-") as name:
-        folder = Path(name)
-        (folder / "s3.json").write_text(
-            '{"identities": [{"name": "test", "actions": ["Admin"], "credentials": '
-            f'[{{"accessKey": "{ACCESS_KEY}", "secretKey": "{SECRET_KEY}"}}]}}]}}'
-        )
-        parts = ("master", "volume", "filer", "s3")
-        ports = dict(zip([*parts, *(f"{part}.grpc" for part in parts)], free_ports(8), strict=True))
-        arguments = [f"-{part}.port={ports[part]}" for part in parts]
-        arguments += [f"-{part}.port.grpc={ports[part + '.grpc']}" for part in parts]
-        fixed = [
-            "-ip=127.0.0.1", "-dir=.", "-filer", "-s3", "-s3.config=s3.json", "-master.telemetry=false",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64",
+    parts = ("master", "volume", "filer", "s3")
+    identity = {"name": "test", "actions": ["Admin"]}
+    credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
+
+    def arguments() -> tuple[int, list[str]]:
+        ports = free_ports(2 * len(parts))
+        pairs = dict(zip(parts, zip(ports[::2], ports[1::2], strict=True), strict=True))
+        return pairs["s3"][0], [
+            command, "server", "-ip=127.0.0.1", "-dir=.", "-filer", "-s3", "-s3.config=s3.json",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=64",
+            *(f"-{part}.port={port}" for part, (port, _) in pairs.items()),
+            *(f"-{part}.port.grpc={port}" for part, (_, port) in pairs.items()),
         ]  # fmt: skip
+
+    with _folder() as folder:
+        configuration = {"identities": [{**identity, "credentials": credentials}]}
+        (folder / "s3.json").write_text(json.dumps(configuration))
+        with _running("seaweedfs", arguments, folder) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mintmark-s3-") as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _running(
+    name: str, arguments: Callable[[], tuple[int, list[str]]], folder: Path, *, make_bucket: bool = False
+) -> Iterator[S3Server]:
+    """The server once it takes objects. One that ended, for want of a port, is started again on others."""
+    for attempt in range(5):
+        port, command = arguments()
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+            )  # fmt: skip
+        server = S3Server(name, port, process)
         try:
-            with _running([command, "server", *fixed, *arguments], folder) as process:
-                server = S3Server("seaweedfs", ports["s3"], process)
-                _until_it_takes(server, folder)
-                yield server
+            _until_it_takes(server, folder / "log", make_bucket=make_bucket)
+            yield server
+            return
+        except _Ended:
+            assert attempt < 4, (folder / "log").read_text()[-2000:]
         finally:
-            for port in ports.values():
-                for left in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{port}.sock"):
-                    left.unlink(missing_ok=True)
+            process.kill()
+            process.wait()
+            _remove_sockets(command)
 
 
-def _until_it_takes(server: S3Server, folder: Path, *, make_bucket: bool = False) -> None:
+def _remove_sockets(command: list[str]) -> None:
+    """What SeaweedFS leaves in /tmp, wherever its own files are: a socket for each of its ports."""
+    ports = {argument.partition("=")[2] for argument in command if ".port" in argument}
+    for left in Path("/tmp").glob("seaweedfs-*.sock"):
+        if left.stem.rpartition("-")[2] in ports:
+            left.unlink(missing_ok=True)
+
+
+def _until_it_takes(server: S3Server, log: Path, *, make_bucket: bool) -> None:
     """Wait until objects are taken, one after the other: the parts of a server find each other in seconds,
     and until then it answers, but takes none or some."""
-    store = S3Store(
-        BUCKET,
-        access_key_id=ACCESS_KEY,
-        secret_access_key=SECRET_KEY,
-        endpoint=server.endpoint,
-        client_options={"allow_http": True},
-        retry_config={"max_retries": 0},
-    )
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environ.items():
+            environment.setenv(name, value)
+        store = S3Store(BUCKET, client_options={"allow_http": True}, retry_config={"max_retries": 0})
 
     def takes() -> bool:
-        assert server.process.poll() is None, f"{server.name} ended:\n{(folder / 'log').read_text()[-2000:]}"
+        if server.process.poll() is not None:
+            raise _Ended
         try:
             if make_bucket:
                 httpx2.put(f"{server.endpoint}/{BUCKET}", trust_env=False).raise_for_status()
@@ -146,7 +173,7 @@ def _until_it_takes(server: S3Server, folder: Path, *, make_bucket: bool = False
             return False
         return True
 
-    until(takes, f"{server.name} takes what is put", log=lambda: (folder / "log").read_text()[-2000:])
+    until(takes, f"{server.name} takes what is put", log=lambda: log.read_text()[-2000:])
 
 
 @dataclass

@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.http.surface import surface
-from tests.server.published import ISSUER, JWKS, METADATA, OPENID, TIMING, add, kid, named, revoke
+from tests.server.published import (
+    ISSUER,
+    JWKS,
+    METADATA,
+    NODE,
+    NOW,
+    OPENID,
+    TIMING,
+    add,
+    kid,
+    named,
+    revoke,
+)
 
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
@@ -205,6 +217,15 @@ def test_key_tells_its_end_until_it_leaves():
     entry = wanted(ring, ISSUER, METADATA)[named(1)]
     assert msgspec.json.decode(entry.body)["exp"] == ring.keys[0].publish_until
     assert named(1) not in wanted(revoke(ring, 1), ISSUER, METADATA)
+
+
+def test_key_with_a_name_that_is_none_has_no_entry():
+    """A row of the database whose kid is a path makes no entry, and so leads no write elsewhere."""
+    jwk = document.encode({"kid": "../../up", "kty": "EC"})
+    ring = keyring.prepare(
+        Ring(issuer=ISSUER), kid=Kid("../../up"), node=NODE, alg="ES256", jwk=jwk, timing=TIMING, now=NOW
+    )
+    assert set(wanted(ring, ISSUER, METADATA)) == set(wanted(Ring(issuer=ISSUER), ISSUER, METADATA))
 
 
 def found_as(entries: Mapping[str, Entry]) -> dict[str, Found]:

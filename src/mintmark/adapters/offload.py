@@ -23,9 +23,12 @@ class Offload:
     async def run(self, work: Callable[[], T]) -> T:
         """The result of ``work``; raises what it raises, or PublicationFailed when it takes too long."""
         running = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        done, _ = await asyncio.wait({running}, timeout=PATIENCE)
-        if not done:
+        try:
+            done, _ = await asyncio.wait({running}, timeout=PATIENCE)
+        finally:
+            # Nobody waits for it any more, here or because the caller was cancelled.
             running.cancel()
+        if not done:
             raise PublicationFailed(f"{self._place}: no answer within {PATIENCE:.0f} s")
         return running.result()
 

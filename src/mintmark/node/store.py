@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator
 
 from mintmark.adapters.argon2 import Argon2Hasher
 from mintmark.adapters.registry import make_bus, make_publisher, make_store
+from mintmark.errors import ConfigurationError
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.passwords import PasswordHasher
-from mintmark.ports.publisher import Publisher
+from mintmark.ports.publisher import Publisher, segments_of
 from mintmark.ports.store import Store
+from mintmark.server.document import discovery_paths, jwks_path
+from mintmark.server.publication import name_of
 from mintmark.server.settings import Settings
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
@@ -43,6 +46,12 @@ async def open_places(
     settings: Settings, *, clock: Clock = SYSTEM_CLOCK, entropy: Entropy = SYSTEM_ENTROPY
 ) -> AsyncIterator[tuple[Publisher, ...]]:
     """The folders and buckets, whether they are there or not. Raises ConfigurationError."""
+    try:
+        for path in (jwks_path(settings.issuer), *discovery_paths(settings.issuer)):
+            segments_of(name_of(path))
+    except ValueError:
+        if settings.publish:
+            raise ConfigurationError("publish", "the issuer's path is too long for names of files") from None
     async with contextlib.AsyncExitStack() as stack:
         places = []
         for url in settings.publish:

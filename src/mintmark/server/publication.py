@@ -73,7 +73,8 @@ def wanted(ring: Ring, issuer: Issuer, metadata: Document) -> Mapping[str, Entry
     """
     max_age = metadata.max_age
     documents = {document.jwks_path(issuer): document.jwks(ring, max_age=max_age)}
-    for key in ring.published():
+    # A name that a database made up leads nowhere; the key is in the set, as it is where nodes serve it.
+    for key in (key for key in ring.published() if is_thumbprint(key.kid)):
         documents[document.key_path(issuer, key.kid)] = document.key(key, max_age=max_age)
     documents |= dict.fromkeys(document.discovery_paths(issuer), metadata)
     return {name_of(path): _entry(found) for path, found in documents.items()}
