@@ -18,7 +18,7 @@ async def test_places_are_opened_in_the_order_of_the_setting(tmp_path, monkeypat
 
 
 async def test_issuer_whose_documents_can_have_no_name_is_refused_where_it_publishes():
-    """A path that no file can have is a mistake before the node starts, and none where nothing is published."""
+    """A path that no file can have is a mistake before the node starts, unless nothing is published."""
     issuer = "https://example.com/" + "a" * 300
     with pytest.raises(ConfigurationError, match="too long"):
         async with open_places(read({"issuer": issuer, "publish": ["s3://bucket"]}, {})):
