@@ -38,7 +38,7 @@ def folder():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
 def test_demo_holds_and_leaves_nothing(store, folder, request):
     """All acts are on the timeline, in their order; the exit status is 0; its folders are gone."""
@@ -48,7 +48,7 @@ def test_demo_holds_and_leaves_nothing(store, folder, request):
     arguments = [] if store == "sqlite" else ["--store", store]
     done = subprocess.run(
         [sys.executable, "-m", "mintmark.cli", "demo", *arguments],
-        capture_output=True, text=True, timeout=570, check=False, cwd=folder,
+        capture_output=True, text=True, timeout=870, check=False, cwd=folder,
         env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "HOME": str(folder), "http_proxy": "http://127.0.0.1:9"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

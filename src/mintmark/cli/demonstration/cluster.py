@@ -35,6 +35,8 @@ _SPANS: Final = (
     "feed_bound",
 )  # fmt: skip
 _NAMES: Final = ("a", "b", "c")
+_START: Final = 2 * PATIENCE
+"""Seconds for a node to be ready: several programs to start, and the lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Cluster:
         await node.program.start()
         while not self.is_ready(node):
             node.program.check()
-            if SYSTEM_CLOCK.monotonic() - began > 2 * PATIENCE:
-                raise DemoFailed(f"node {name} was not ready after {2 * PATIENCE:.0f} s")
+            if SYSTEM_CLOCK.monotonic() - began > _START:
+                raise DemoFailed(f"node {name} was not ready after {_START:.0f} s")
             await SYSTEM_CLOCK.sleep(0.05)
         return SYSTEM_CLOCK.monotonic() - began
 

@@ -20,7 +20,7 @@ from mintmark.ports.clock import Entropy
 from mintmark.system import SYSTEM_ENTROPY
 
 _DEBIAN: Final = Path("/usr/lib/postgresql")
-_PATIENCE: Final = 60
+_PATIENCE: Final = 240
 """Real seconds for a start or a stop, on a machine that is busy."""
 
 _SETTINGS: Final = {
@@ -156,8 +156,16 @@ class PostgresqlServer:
             "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync",
             output=subprocess.PIPE,
         )  # fmt: skip
-        said, _ = initdb.communicate(timeout=_PATIENCE)
-        secret.unlink()
+        try:
+            said, _ = initdb.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise PostgresqlFailed("initdb did not end in time") from None
+        finally:
+            # It goes with its children, which nobody else would end.
+            if initdb.returncode is None:
+                os.killpg(initdb.pid, signal.SIGKILL)
+                initdb.communicate()
+            secret.unlink()
         if initdb.returncode:
             raise PostgresqlFailed(f"initdb: {said.decode(errors='replace').strip()}")
 

@@ -11,7 +11,7 @@ from typing import Final
 from mintmark.ports.clock import Entropy
 from mintmark.system import SYSTEM_CLOCK
 
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 """Seconds for whatever must happen, on a machine that is busy."""
 
 _LEAVING: Final = 1.0
@@ -59,9 +59,14 @@ class Program:
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
     def check(self) -> None:
         """Raise DemoFailed if it does not run."""
-        if self._process is None or self._process.returncode is not None:
+        if not self.runs:
             status = "" if self._process is None else f" with status {self._process.returncode}"
             raise DemoFailed(f"{self.name} ended{status}")
 
