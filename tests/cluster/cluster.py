@@ -163,7 +163,7 @@ def running_cluster(
     for number, own in enumerate(ports):
         own_folder = folder / f"node-{number}"
         own_folder.mkdir()
-        made.append(RunningNode(own_folder, shared, dict(environ or {}), port=own))
+        made.append(RunningNode(own_folder, shared, dict(environ or {}), port=own, supervised=True))
     backends = [Backend("127.0.0.1", own) for own in ports]
     with running_front(backends, port=port, ready_path="/readyz") as front:
         cluster = RunningCluster(folder, front, made)

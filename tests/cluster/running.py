@@ -148,6 +148,8 @@ class RunningNode(Reachable):
     prefix: Sequence[str] = ()
     """What comes before the command of ``serve``, to run it as somebody else."""
     port: int = 0
+    supervised: bool = False
+    """One that ended because the store did not answer in time is started again, as systemd would."""
     process: "subprocess.Popen[bytes] | None" = None
 
     def __post_init__(self) -> None:
@@ -195,6 +197,8 @@ class RunningNode(Reachable):
 
     def is_ready(self) -> bool:
         assert self.process is not None
+        if self.supervised and self.process.poll() == os.EX_UNAVAILABLE:
+            self.start()
         assert self.process.poll() is None, f"the node ended: {self.tail()}"
         with contextlib.suppress(httpx2.TransportError):
             return self.http.get("/readyz").status_code == 200
