@@ -93,7 +93,7 @@ class Cluster:
         """Start a node and wait until it is ready; how many seconds that took."""
         began = SYSTEM_CLOCK.monotonic()
         node = self.nodes[name]
-        await node.program.start()
+        node.program.start()
         while not self.is_ready(node):
             node.program.check()
             if SYSTEM_CLOCK.monotonic() - began > _START:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -48,21 +49,21 @@ class Program:
         self._arguments = arguments
         self._environ = environ
         self._log = log
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Start it; what it needs to be ready is its own business."""
         with self._log.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", *self._arguments,
-                env=self._environ, process_group=0,
-                stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+            # Not asyncio's: a signal to one of its processes that just ended is reported on standard error.
+            self._process = subprocess.Popen(  # noqa: S603 - programs of our own
+                [sys.executable, "-m", *self._arguments],
+                env=self._environ, process_group=0, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
 
     @property
     def runs(self) -> bool:
         """Whether it was started and has not ended."""
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and self._process.poll() is None
 
     def check(self) -> None:
         """Raise DemoFailed if it does not run."""
@@ -100,12 +101,11 @@ class Program:
         """Its status after this signal, 0 where it never ran; None if it goes on."""
         if self._process is None:
             return 0
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
-        try:
-            return await asyncio.wait_for(self._process.wait(), patience)
-        except TimeoutError:
-            return None
+        self._process.send_signal(number)
+        deadline = SYSTEM_CLOCK.monotonic() + patience
+        while (status := self._process.poll()) is None and SYSTEM_CLOCK.monotonic() < deadline:
+            await SYSTEM_CLOCK.sleep(0.02)
+        return status
 
 
 def free_ports(count: int, entropy: Entropy) -> list[int]:

@@ -108,7 +108,7 @@ class _Demo:
         while True:
             if not self._service.runs:
                 # As whoever keeps a service running would: on a stalled machine its verifier may give up.
-                await self._service.start()
+                self._service.start()
             with contextlib.suppress(httpx2.TransportError):
                 if (
                     await self._http.get(f"{self._shop.service}/openapi.json")
