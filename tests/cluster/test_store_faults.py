@@ -17,7 +17,7 @@ import jwt
 import pytest
 from sqlalchemy import make_url
 from tests.cluster.cluster import PATIENCE, RunningCluster, running_cluster
-from tests.cluster.running import RunningNode
+from tests.cluster.running import Reachable, RunningNode
 from tests.cluster.running import until as until_within
 
 from mintmark import VerificationError, Verifier
@@ -188,9 +188,10 @@ class Users:
         """Refresh tokens of sessions whose log-out was answered."""
         self._verifier = verifier
         self._stop = threading.Event()
-        self._tokens = [cluster.log_in()["access_token"]]
-        """Of sessions that go on: the first for good, and one for each node."""
-        self._kid = jwt.get_unverified_header(self._tokens[0])["kid"]
+        first = self._logged_in(cluster)["access_token"]
+        self._tokens = {-1: first}
+        """Of sessions that go on: one for good, and the newest at each node."""
+        self._kid = jwt.get_unverified_header(first)["kid"]
         self._threads = [threading.Thread(target=self._verify)]
         for number, node in enumerate(cluster.nodes):
             for use in (self._log_in, self._refresh, self._log_out, self._read_keys):
@@ -226,15 +227,24 @@ class Users:
         self.refused[what] += 1
         return None
 
+    def _logged_in(self, place: Reachable) -> dict[str, Any]:
+        with place.client() as http:
+            found = until(
+                lambda: self._ask("log in", lambda: place.log_in_with(http), 201),
+                "somebody logged in",
+                log=self.state,
+            )
+        assert found is not None
+        return found
+
     def _log_in(self, node: RunningNode, number: int) -> None:
         with patient_client(node) as http:
             while not self._stop.wait(0.3):
                 self._ask(f"log in at {number}", lambda: node.log_in_with(http), 201)
 
     def _refresh(self, node: RunningNode, number: int) -> None:
-        tokens = node.log_in()
-        self._tokens.append(tokens["access_token"])
-        place = len(self._tokens) - 1
+        tokens = self._logged_in(node)
+        self._tokens[number] = tokens["access_token"]
         with patient_client(node) as http:
             while not self._stop.wait(0.1):
                 held = tokens["refresh_token"]
@@ -245,7 +255,7 @@ class Users:
                 )
                 if renewed is not None:
                     tokens = renewed
-                    self._tokens[place] = tokens["access_token"]
+                    self._tokens[number] = tokens["access_token"]
 
     def _log_out(self, node: RunningNode, number: int) -> None:
         stock: list[dict[str, Any]] = []
@@ -278,7 +288,7 @@ class Users:
 
     def _verify(self) -> None:
         while not self._stop.wait(0.02):
-            for token in tuple(self._tokens):
+            for token in tuple(self._tokens.values()):
                 began = time.monotonic()
                 try:
                     self._verifier.verify(token)
