@@ -1,10 +1,13 @@
 """The backends that settings name, opened."""
 
+import asyncio
+
 import pytest
 
-from mintmark.errors import ConfigurationError
-from mintmark.node.store import open_places
+from mintmark.errors import ConfigurationError, StoreUnavailable
+from mintmark.node.store import open_places, open_store
 from mintmark.server.settings import read
+from mintmark.testing.clock import FakeClock
 
 
 async def test_places_are_opened_in_the_order_of_the_setting(tmp_path, monkeypatch):
@@ -25,3 +28,22 @@ async def test_issuer_whose_documents_can_have_no_name_is_refused_where_it_publi
             pass
     async with open_places(read({"issuer": issuer}, {})) as places:
         assert places == ()
+
+
+async def test_store_that_is_busy_is_asked_again(tmp_path):
+    """F07: of two attempts the second opens what came meanwhile; where there is one, the reason is raised."""
+    clock = FakeClock()
+    settings = read({"store": f"sqlite:///{tmp_path}/later/mintmark.db"}, {})
+    with pytest.raises(StoreUnavailable, match="does not exist"):
+        async with open_store(settings, clock=clock):
+            pass
+
+    async def opened() -> bool:
+        async with open_store(settings, attempts=2, clock=clock) as store:
+            return bool(await store.now())
+
+    opening = asyncio.create_task(opened())
+    await clock.armed(within=1)
+    (tmp_path / "later").mkdir()
+    clock.advance(1)
+    assert await opening

@@ -45,6 +45,8 @@ _PAUSE: Final = 0.2
 """Seconds between two rounds at the least: a busy store wakes it with every login."""
 _RESTART: Final = 1.0
 """Seconds before a worker or a signer that died soon after its start is started again."""
+_ATTEMPTS: Final = 3
+"""Attempts to open the store: what starts us again after a failure would have to start all of us."""
 _STARTED: Final = 10.0
 """Seconds after which a process counts as one that can start."""
 
@@ -73,7 +75,7 @@ async def _serve(settings: Settings) -> int:
     with listen(settings.listen) as listening:
         async with (
             open_places(settings) as places,
-            open_store(settings) as store,
+            open_store(settings, attempts=_ATTEMPTS) as store,
             open_bus(settings) as bus,
             _reader() as reader,
         ):

@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Final
 
 from mintmark.adapters.argon2 import Argon2Hasher
 from mintmark.adapters.registry import make_bus, make_publisher, make_store
-from mintmark.errors import ConfigurationError
+from mintmark.errors import ConfigurationError, StoreUnavailable
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.passwords import PasswordHasher
@@ -16,14 +17,29 @@ from mintmark.server.publication import name_of
 from mintmark.server.settings import Settings
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
+_PAUSE: Final = 0.5
+"""Seconds between two attempts to open the store."""
+
 
 @contextlib.asynccontextmanager
 async def open_store(
-    settings: Settings, *, clock: Clock = SYSTEM_CLOCK, entropy: Entropy = SYSTEM_ENTROPY
+    settings: Settings, *, attempts: int = 1, clock: Clock = SYSTEM_CLOCK, entropy: Entropy = SYSTEM_ENTROPY
 ) -> AsyncIterator[Store]:
-    """The store, its schema up to date. Raises StoreUnavailable or StoreDamaged with the reason."""
+    """The store, its schema up to date. Raises StoreUnavailable or StoreDamaged with the reason.
+
+    More ``attempts`` are for who would cost more to start again than to wait: many processes that start in
+    one moment keep each other, and the database, from answering in time.
+    """
     store = make_store(settings.store, clock=clock, entropy=entropy)
-    await store.open()
+    for left in reversed(range(attempts)):
+        try:
+            await store.open()
+        except StoreUnavailable:
+            if left == 0:
+                raise
+            await clock.sleep(_PAUSE)
+        else:
+            break
     try:
         yield store
     finally:

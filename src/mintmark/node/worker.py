@@ -35,6 +35,8 @@ from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 DRAIN: Final = 10
 """Seconds that requests under way get when the worker leaves."""
+_ATTEMPTS: Final = 20
+"""Attempts to open the store, which are cheaper than another process."""
 _FOLLOWERS: Final = 10_000
 _KEEP_ALIVE: Final = 75
 
@@ -109,7 +111,7 @@ async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIter
     """Everything that answers requests, over the backends that are configured."""
     settings = assignment.settings
     async with (
-        open_store(settings) as store,
+        open_store(settings, attempts=_ATTEMPTS) as store,
         open_bus(settings) as bus,
         open_passwords(settings) as passwords,
     ):
