@@ -63,7 +63,7 @@ def bucket_rig(
 
     return PublisherRig(
         made(url), lambda: made(url), keeps_headers=True, away=away,
-        spoil=spoil,
+        spoil=spoil, decides_races=server.name != "moto",
     )  # fmt: skip
 
 

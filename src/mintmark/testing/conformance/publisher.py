@@ -42,6 +42,8 @@ class PublisherRig:
     """None where nothing can be away, because it is memory."""
     spoil: Callable[[str, bytes], None] | None
     """Write under a name as somebody else would; None where nobody else can."""
+    decides_races: bool = True
+    """Whether the server behind it was made to: a stand-in may compare and write in two steps."""
 
 
 def entry(body: bytes, headers: Headers = SHORT) -> Entry:
@@ -56,6 +58,8 @@ async def version_of(publisher: Publisher, name: str) -> Version:
 
 async def race(rig: PublisherRig, name: str, over: Version | None) -> None:
     """Of as many puts as there are racers, which all expect ``over``, one is taken and stays."""
+    if not rig.decides_races:
+        pytest.skip("this server compares and writes in two steps")
     racers = [rig.peer() for _ in range(RACERS)]
     unknown = set[bytes]()
 
