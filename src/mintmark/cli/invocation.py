@@ -65,12 +65,17 @@ class Invocation:
                 f"there is no database {path}: give the right --config, or begin with `mintmark init`"
             )
         _log_changes(settings)
-        from mintmark.node.store import open_passwords, open_store  # noqa: PLC0415 - it takes its time
+        from mintmark.node.store import (  # noqa: PLC0415 - it takes its time
+            open_bus,
+            open_passwords,
+            open_store,
+        )
 
         audit = Audit(issuer=settings.issuer, actor=_actor())
         async with (
             open_store(settings, clock=self.clock, entropy=self.entropy) as store,
             open_passwords(settings) as passwords,
+            open_bus(settings, clock=self.clock) as bus,
         ):
             if absent:
                 self.output.note(f"mintmark: a new database, {path}")
@@ -83,6 +88,8 @@ class Invocation:
                 audit=audit,
             )
             yield Opened(settings, store, accounts, audit)
+            # A session that was ended here is refused as soon as one that was ended over HTTP.
+            await bus.announce()
 
 
 Given = Annotated[Invocation, Parameter(parse=False)]
