@@ -1,6 +1,7 @@
 """The object that a service holds: a token goes in, who sent it comes out, or one of three errors."""
 
 import asyncio
+import contextlib
 import ssl
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -299,14 +300,16 @@ class Verifier:
         Takes at most five seconds, and less where an issuer fails: the thread goes on trying. Raises
         VerifierUnavailable where it is not ready and ``on_cold`` is ``"require"``.
         """
-        for future in self._warm():
-            self._wait(future)
+        with contextlib.suppress(VerifierUnavailable):  # it goes on trying: what it has by now decides
+            for future in self._warm():
+                self._wait(future)
         return self._started()
 
     async def astart(self) -> bool:
         """As :meth:`start`, without blocking the event loop."""
-        for future in self._warm():
-            await self._await(future)
+        with contextlib.suppress(VerifierUnavailable):
+            for future in self._warm():
+                await self._await(future)
         return self._started()
 
     def ready(self) -> bool:
