@@ -12,7 +12,7 @@ from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
-from mintmark.core.keyring import Activation, Key, KeyState, Ring
+from mintmark.core.keyring import LIVE_FOR, Activation, Key, KeyState, Ring
 from mintmark.core.revocation import Kind
 from mintmark.core.timing import Timing
 from mintmark.errors import ConfigurationError, StoreUnavailable, Unavailable
@@ -532,6 +532,49 @@ async def test_node_that_leaves_while_the_store_is_away_goes_by_what_it_saw(worl
         assert not node.rotation.leaving.allowed.is_set(), passed
         world.clock.advance(2)
     world.clock.advance(4)
+    await failing(node)
+    assert node.rotation.leaving.allowed.is_set()
+
+
+async def test_round_that_failed_once_is_no_outage(world):
+    """3.4: of two that leave beside one that joins, one that could not say so does not count on the other."""
+    node, other = world.node(), world.node()
+    await node.round()
+    await other.round()
+    for _ in range(TIMING.lead // 2 + 3):
+        world.clock.advance(2)
+        await node.round()
+        await other.round()
+    joining = world.node()
+    for each in (joining, node, other):
+        await each.round()
+    assert [key.state for key in (await world.ring()).keys].count(KeyState.ACTIVE) == 2
+    other.rotation.leaving.begin()
+    node.rotation.leaving.begin()
+    await other.rotation.round()
+    world.faults.fail_before("keyring")
+    await failing(node)
+    world.faults.recover()
+    await other.rotation.round()
+    await node.rotation.round()
+    leaving = [each for each in (node, other) if each.rotation.leaving.allowed.is_set()]
+    assert len(leaving) == 1
+
+
+async def test_node_that_leaves_in_an_outage_goes_once_it_is_one(world):
+    """Beside a node whose key is known it waits until its own heartbeat would be old, and no longer."""
+    node, other = world.node(), world.node()
+    await node.round()
+    await other.round()
+    for _ in range(TIMING.lead // 2 + 3):
+        world.clock.advance(2)
+        await node.round()
+        await other.round()
+    world.faults.fail_before("keyring")
+    for _ in range(LIVE_FOR // 2 + 1):
+        await failing(node)
+        assert not node.rotation.leaving.allowed.is_set()
+        world.clock.advance(2)
     await failing(node)
     assert node.rotation.leaving.allowed.is_set()
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from mintmark.core import keyring, membership
 from mintmark.core.events import EventName
-from mintmark.core.keyring import KeyState
+from mintmark.core.keyring import LIVE_FOR, KeyState
 from mintmark.core.membership import Departure, View
 from mintmark.core.timing import Timing
 from mintmark.ports.clock import Clock
@@ -56,7 +56,11 @@ class Leaving:
             self._decide(Departure.SIGNS_NOTHING, view)
             return
         resigned = replace(view, ring=keyring.resign(view.ring, self._node))
-        self._decide(membership.departure(resigned, self._timing), view)
+        departure = membership.departure(resigned, self._timing)
+        # A round that failed is no outage yet. Another node that leaves might have resigned meanwhile, and
+        # counts on this one, which has not, until its heartbeat is old.
+        if departure is not Departure.COVERED or passed > LIVE_FOR:
+            self._decide(departure, view)
 
     def _decide(self, departure: Departure, view: View) -> None:
         if departure is not Departure.AWAITED:
