@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import make_url, text
 from tests.adapters.postgres import PATIENT, new_store, opened, raw, waiting
 
+from mintmark.adapters.sql import ending
 from mintmark.adapters.sql.postgres import BOUNDS, Bounds, ServerTime, from_url
 from mintmark.adapters.sql.schema import METADATA
 from mintmark.core.keyring import Ring
@@ -163,6 +164,27 @@ def new_password(store, user, client):
 
 def remove_client(store, user, client):
     return store.directory.remove_client(ISSUER, client.client_id, timing=TIMING)
+
+
+def everywhere(store, user, client):
+    return store.sessions.end_all(ISSUER, user.sub, cause=LOGOUT, timing=TIMING)
+
+
+@pytest.mark.parametrize("end", [disable, new_password, remove_client, everywhere])
+async def test_any_number_of_sessions_end_in_statements_that_are_bounded(rig, other, end, monkeypatch):
+    """R5, V1: a thief who begins many sessions does not keep his victim from changing the password: no
+    statement ends more than it has the time for, and the log has one entry for each, without gaps."""
+    monkeypatch.setattr(ending, "ENDED_AT_ONCE", 3)
+    user, client = await rig.someone()
+    rids = {(await rig.logged_in(user, client))[0].rid for _ in range(11)}
+    ended = await end(rig.store, user, client)
+    assert (len(ended) if end is everywhere else ended) == 11
+    assert await rig.store.sessions.list(ISSUER) == ()
+    entries = await read_log(rig.store)
+    assert [entry.cursor.seq for entry in entries] == list(range(1, 12))
+    assert {entry.event.value for entry in entries} == rids
+    together = await other.fetch("SELECT count(*) AS n FROM log_entries GROUP BY xmin::text")
+    assert max(row["n"] for row in together) == 3
 
 
 START = """

@@ -3,7 +3,8 @@
 - DIRECTORY-1 A user name (normalized), a ``sub`` and a ``client_id`` are unique in their issuer; adding
   another is Conflict, and of two that race one wins.
 - DIRECTORY-2 Disabling a user, changing a password and removing a client end the sessions concerned in the
-  same transaction, with one ``rid`` event each where a token may still be valid.
+  same transaction, with one ``rid`` event each where a token may still be valid. Where they are too many for
+  one transaction, some end before it.
 - DIRECTORY-3 What does not exist is NotFound where it should be changed, and None where it is looked up.
 """
 

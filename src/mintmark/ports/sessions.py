@@ -56,7 +56,10 @@ class SessionStore(Protocol):
         ...
 
     async def end_all(self, issuer: Issuer, sub: Sub, *, cause: EndCause, timing: Timing) -> tuple[Rid, ...]:
-        """End every session of a user, in one transaction; those that this call ended."""
+        """End every session of a user; those that this call ended.
+
+        In one transaction, or in several where they are too many for one.
+        """
         ...
 
     async def list(self, issuer: Issuer, *, sub: Sub | None = None, limit: int = 100) -> tuple[Session, ...]:

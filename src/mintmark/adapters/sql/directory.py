@@ -1,13 +1,13 @@
 """Users and clients in SQL."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, Select, bindparam, delete, insert, select, update
 
 from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list, is_storable
 from mintmark.adapters.sql.schema import clients, users
-from mintmark.adapters.sql.sessions import Ending, SessionRows
+from mintmark.adapters.sql.sessions import Ending, SessionRows, end_most
 from mintmark.core.directory import Client, User
 from mintmark.core.sessions import EndCause
 from mintmark.core.timing import Timing
@@ -47,7 +47,7 @@ class DirectoryRows:
 
     def __init__(self, database: Database, sessions: SessionRows) -> None:
         self._time = database.time
-        self._sessions = sessions
+        self.sessions: Final = sessions
 
     def disable_user(self, connection: Connection, issuer: Issuer, sub: Sub, timing: Timing) -> int:
         """As the port's."""
@@ -56,7 +56,7 @@ class DirectoryRows:
             if connection.execute(_USER, {"issuer": issuer, "sub": sub}).first() is None:
                 raise NotFound(_NO_USER)
             return 0
-        return len(self._sessions.end(connection, issuer, sub, Ending("sub", EndCause.USER_DISABLED, timing)))
+        return len(self.sessions.end(connection, issuer, sub, Ending("sub", EndCause.USER_DISABLED, timing)))
 
     def set_password(
         self, connection: Connection, issuer: Issuer, sub: Sub, password_hash: str, timing: Timing
@@ -67,7 +67,7 @@ class DirectoryRows:
         if connection.execute(_SET_PASSWORD, change).rowcount == 0:
             raise NotFound(_NO_USER)
         ending = Ending("sub", EndCause.PASSWORD_CHANGED, timing)
-        return len(self._sessions.end(connection, issuer, sub, ending))
+        return len(self.sessions.end(connection, issuer, sub, ending))
 
     def remove_client(
         self, connection: Connection, issuer: Issuer, client_id: ClientId, timing: Timing
@@ -76,7 +76,7 @@ class DirectoryRows:
         if connection.execute(_REMOVE, {"of": issuer, "which": client_id}).rowcount == 0:
             raise NotFound(_NO_CLIENT)
         ending = Ending("client_id", EndCause.CLIENT_REMOVED, timing)
-        return len(self._sessions.end(connection, issuer, client_id, ending))
+        return len(self.sessions.end(connection, issuer, client_id, ending))
 
 
 class SqlDirectory:
@@ -120,11 +120,13 @@ class SqlDirectory:
 
     async def disable_user(self, issuer: Issuer, sub: Sub, *, timing: Timing) -> int:
         """Disable, and end every session; how many it ended."""
-        return await self._database.write(lambda c: self._rows.disable_user(c, issuer, sub, timing))
+        most = await self._end_most(issuer, sub, Ending("sub", EndCause.USER_DISABLED, timing))
+        return most + await self._database.write(lambda c: self._rows.disable_user(c, issuer, sub, timing))
 
     async def set_password(self, issuer: Issuer, sub: Sub, password_hash: str, *, timing: Timing) -> int:
         """Change the password, and end every session; how many it ended."""
-        return await self._database.write(
+        most = await self._end_most(issuer, sub, Ending("sub", EndCause.PASSWORD_CHANGED, timing))
+        return most + await self._database.write(
             lambda c: self._rows.set_password(c, issuer, sub, password_hash, timing)
         )
 
@@ -174,7 +176,13 @@ class SqlDirectory:
 
     async def remove_client(self, issuer: Issuer, client_id: ClientId, *, timing: Timing) -> int:
         """Remove it, and end every session of its; how many it ended."""
-        return await self._database.write(lambda c: self._rows.remove_client(c, issuer, client_id, timing))
+        most = await self._end_most(issuer, client_id, Ending("client_id", EndCause.CLIENT_REMOVED, timing))
+        return most + await self._database.write(
+            lambda c: self._rows.remove_client(c, issuer, client_id, timing)
+        )
+
+    async def _end_most(self, issuer: Issuer, which: Sub | ClientId, ending: Ending) -> int:
+        return len(await end_most(self._database, self._rows.sessions, issuer, which, ending))
 
     async def _one(self, statement: Select[Any], asked: Mapping[str, str]) -> RowMapping | None:
         if not all(map(is_storable, asked.values())):

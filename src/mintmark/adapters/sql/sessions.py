@@ -216,6 +216,22 @@ class SessionRows:
         self._log.append(connection, issuer, events, at=now)
         return tuple(rid for rid, _ in ended)
 
+    def are_many(
+        self,
+        connection: Connection,  # noqa: ARG002 - other databases ask it
+        issuer: Issuer,  # noqa: ARG002
+        which: Rid | Sub | ClientId,  # noqa: ARG002
+        ending: Ending,  # noqa: ARG002
+    ) -> bool:
+        """Whether they are too many to be ended in one transaction."""
+        return False
+
+    def end_some(
+        self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
+    ) -> tuple[Rid, ...]:
+        """End as many of them as one transaction can."""
+        return self.end(connection, issuer, which, ending)
+
     def live(
         self, connection: Connection, issuer: Issuer, sub: Sub | None, limit: int
     ) -> tuple[Session, ...]:
@@ -234,6 +250,20 @@ class SessionRows:
         """Remove those of ``rids`` that can matter to nobody any more; how many went."""
         before = self._time.read(connection) - KEPT_FOR
         return connection.execute(_REMOVE, {"of": issuer, "rids": rids, "before": before}).rowcount
+
+
+async def end_most(
+    database: Database, rows: SessionRows, issuer: Issuer, which: Sub | ClientId, ending: Ending
+) -> tuple[Rid, ...]:
+    """End sessions, some at a time, until one transaction can end the rest; those that this ended.
+
+    Each part has its events with it. Should it fail half-way, what was ended stays so, and the next attempt
+    has the less to do.
+    """
+    ended: list[Rid] = []
+    while await database.read(lambda c: rows.are_many(c, issuer, which, ending), single=True):
+        ended += await database.write(lambda c: rows.end_some(c, issuer, which, ending), single=True)
+    return tuple(ended)
 
 
 class SqlSessions:
@@ -270,10 +300,12 @@ class SqlSessions:
 
     async def end_all(self, issuer: Issuer, sub: Sub, *, cause: EndCause, timing: Timing) -> tuple[Rid, ...]:
         """End every session of a user; those that this call ended."""
-        return await self._database.write(
-            lambda c: self._rows.end(c, issuer, sub, Ending("sub", cause, timing)),
-            single=self._rows.ends_at_once,
+        ending = Ending("sub", cause, timing)
+        most = await end_most(self._database, self._rows, issuer, sub, ending)
+        rest = await self._database.write(
+            lambda c: self._rows.end(c, issuer, sub, ending), single=self._rows.ends_at_once
         )
+        return most + rest
 
     async def list(self, issuer: Issuer, *, sub: Sub | None = None, limit: int = 100) -> tuple[Session, ...]:
         """Sessions that have neither ended nor expired, newest first."""
