@@ -6,7 +6,6 @@ import ssl
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
 from mintmark.core import jws, strict_json, verification
@@ -329,18 +328,14 @@ class Verifier:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
         await self.astart()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def _warm(self) -> Generator["Future[None]", None, None]:
