@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import make_url, text
 from tests.adapters.postgres import PATIENT, new_store, opened, raw, waiting
 
-from mintmark.adapters.sql import ending
 from mintmark.adapters.sql.postgres import BOUNDS, Bounds, ServerTime, from_url
 from mintmark.adapters.sql.schema import METADATA
+from mintmark.adapters.sql.sessions import SessionRows
 from mintmark.core.keyring import Ring
 from mintmark.core.log import denied_until
 from mintmark.core.revocation import Kind, RevocationEvent
@@ -174,7 +174,7 @@ def everywhere(store, user, client):
 async def test_any_number_of_sessions_end_in_statements_that_are_bounded(rig, other, end, monkeypatch):
     """R5, V1: a thief who begins many sessions does not keep his victim from changing the password: no
     statement ends more than it has the time for, and the log has one entry for each, without gaps."""
-    monkeypatch.setattr(ending, "ENDED_AT_ONCE", 3)
+    monkeypatch.setattr(SessionRows, "most_at_once", 3)
     user, client = await rig.someone()
     rids = {(await rig.logged_in(user, client))[0].rid for _ in range(11)}
     ended = await end(rig.store, user, client)

@@ -21,13 +21,14 @@ from sqlalchemy import Connection, create_engine, insert, text
 import mintmark
 from mintmark.adapters.sql.database import Collision
 from mintmark.adapters.sql.schema import METADATA, REVISION, nodes
+from mintmark.adapters.sql.sessions import SessionRows
 from mintmark.adapters.sql.sqlite import APPLICATION_ID, SqliteStore, from_url, translate
 from mintmark.adapters.sql.threads import driver
 from mintmark.core.sessions import EndCause
 from mintmark.errors import ConfigurationError, StoreDamaged, StoreUnavailable
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
-from mintmark.testing.conformance.rig import ISSUER, OTHER, TIMING, Rig
+from mintmark.testing.conformance.rig import ISSUER, OTHER, TIMING, Rig, read_log
 
 Work = Callable[[Connection], object]
 
@@ -42,6 +43,38 @@ async def store(tmp_path) -> AsyncIterator[SqliteStore]:
     await store.open()
     yield store
     await store.close()
+
+
+@pytest.mark.parametrize("end", ["sub", "client_id", "everywhere"])
+async def test_any_number_of_sessions_end_in_transactions_that_are_bounded(store, monkeypatch, end):
+    """R5, V1: none ends more than it has the time for, all are ended, and the log has one entry for each."""
+    monkeypatch.setattr(SessionRows, "most_at_once", 3)
+    parts: list[int] = []
+    end_some = SessionRows.end_some
+
+    def counted(*arguments):
+        ended = end_some(*arguments)
+        parts.append(len(ended))
+        return ended
+
+    monkeypatch.setattr(SessionRows, "end_some", counted)
+    rig = Rig(store, FakeClock(), SYSTEM_ENTROPY)
+    user, client = await rig.someone()
+    rids = {(await rig.logged_in(user, client))[0].rid for _ in range(11)}
+    match end:
+        case "sub":
+            ended = await store.directory.disable_user(ISSUER, user.sub, timing=TIMING)
+        case "client_id":
+            ended = await store.directory.remove_client(ISSUER, client.client_id, timing=TIMING)
+        case _:
+            cause = EndCause.ADMIN
+            ended = len(await store.sessions.end_all(ISSUER, user.sub, cause=cause, timing=TIMING))
+    assert ended == 11
+    assert parts == [3, 3, 3]
+    assert await store.sessions.list(ISSUER) == ()
+    entries = await read_log(store)
+    assert [entry.cursor.seq for entry in entries] == list(range(1, 12))
+    assert {entry.event.value for entry in entries} == rids
 
 
 def beat(name: str) -> Work:

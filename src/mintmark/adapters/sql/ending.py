@@ -34,10 +34,6 @@ from mintmark.core.log import MARK_BYTES, denied_until
 from mintmark.core.revocation import Kind
 from mintmark.units import ClientId, Issuer, NumericDate, Rid, Sub
 
-ENDED_AT_ONCE: int = 2_000
-"""Sessions that one statement ends where there are more: a thief who begins tens of thousands must not make
-the change of the password, which ends them all, take longer than a statement may."""
-
 _SEED_BYTES: Final = 32
 
 _columns = sessions.c
@@ -120,15 +116,6 @@ def _ending(name: str, now: ColumnElement[int], *, some: bool = False) -> Any:
     return select(ended.c.rid).add_cte(appended)
 
 
-def _many(name: str) -> Any:
-    some = select(_columns.rid).where(
-        _columns.issuer == bindparam("of"),
-        _columns[name] == bindparam("which"),
-        _columns.ended_at.is_(None),
-    )
-    return select(func.count()).select_from(some.limit(bindparam("most") + 1).subquery())
-
-
 class SessionRowsAtOnce(SessionRows):
     """:class:`SessionRows` that ends sessions in one statement, their log entries included."""
 
@@ -140,14 +127,6 @@ class SessionRowsAtOnce(SessionRows):
         now = database.time.expression
         self._endings = {name: _ending(name, now) for name in ("rid", "sub", "client_id")}
         self._endings_of_some = {name: _ending(name, now, some=True) for name in ("sub", "client_id")}
-        self._many = {name: _many(name) for name in ("sub", "client_id")}
-
-    def are_many(
-        self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
-    ) -> bool:
-        """Whether one statement might not end them in the time that it has."""
-        asked = {"of": issuer, "which": which, "most": ENDED_AT_ONCE}
-        return bool(connection.execute(self._many[ending.of], asked).scalar_one() > ENDED_AT_ONCE)
 
     def end(
         self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
@@ -158,7 +137,7 @@ class SessionRowsAtOnce(SessionRows):
     def end_some(
         self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
     ) -> tuple[Rid, ...]:
-        """End ENDED_AT_ONCE of them, in one statement."""
+        """As for other databases, in one statement."""
         return self._end(connection, self._endings_of_some[ending.of], issuer, which, ending)
 
     def _end(
@@ -176,7 +155,7 @@ class SessionRowsAtOnce(SessionRows):
             "margin": denied_until(NumericDate(0), ending.timing),
             "seed": self._entropy.token_bytes(_SEED_BYTES),
             "genesis": self._entropy.token_bytes(MARK_BYTES),
-            "most": ENDED_AT_ONCE,
+            "most": self.most_at_once,
             **self._time.parameters(),
         }
         return tuple(connection.execute(statement, parameters).scalars())

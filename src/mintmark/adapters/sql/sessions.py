@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    Select,
     and_,
     bindparam,
     case,
     delete,
+    func,
     insert,
     or_,
     select,
@@ -103,6 +106,18 @@ def _ending(*which: ColumnElement[bool]) -> Any:
 # Also those that have expired but are still there: a clock that is set back must not revive them.
 _ENDINGS = {name: _ending(_columns[name] == bindparam("which")) for name in ("rid", "sub", "client_id")}
 
+
+def _alive(name: str, most: ColumnElement[int]) -> Select[Any]:
+    of_issuer, which = _columns.issuer == bindparam("of"), _columns[name] == bindparam("which")
+    return select(_columns.rid).where(of_issuer, which, _columns.ended_at.is_(None)).limit(most)
+
+
+_MOST: ColumnElement[int] = bindparam("most", type_=BigInteger)
+_ENDINGS_OF_SOME = {name: _ending(_columns.rid.in_(_alive(name, _MOST))) for name in ("sub", "client_id")}
+_COUNTS = {
+    name: select(func.count()).select_from(_alive(name, _MOST).subquery()) for name in ("sub", "client_id")
+}
+
 _LIVE = (
     select(sessions)
     .where(
@@ -149,6 +164,10 @@ class SessionRows:
 
     ends_at_once = False
     """Whether :meth:`end` is one statement."""
+
+    most_at_once = 2_000
+    """Sessions that end in one transaction where there are more: a thief who begins tens of thousands must
+    not make the change of the password, which ends them all, take longer than an operation may."""
 
     def __init__(self, database: Database, log: LogRows) -> None:
         self._time = database.time
@@ -205,9 +224,25 @@ class SessionRows:
 
         Those that ended now; not those that had ended before.
         """
+        return self._end(connection, _ENDINGS[ending.of], issuer, which, ending)
+
+    def _end(
+        self,
+        connection: Connection,
+        statement: Any,
+        issuer: Issuer,
+        which: Rid | Sub | ClientId,
+        ending: Ending,
+    ) -> tuple[Rid, ...]:
         now = self._time.read(connection)
-        parameters = {"of": issuer, "which": which, "at": now, "cause": ending.cause.value}
-        ended = connection.execute(_ENDINGS[ending.of], parameters).all()
+        parameters = {
+            "of": issuer,
+            "which": which,
+            "at": now,
+            "cause": ending.cause.value,
+            "most": self.most_at_once,
+        }
+        ended = connection.execute(statement, parameters).all()
         events = [
             (RevocationEvent(kind=Kind.RID, value=rid, expires_at=until), ending.cause.value)
             for rid, last_exp in ended
@@ -217,20 +252,17 @@ class SessionRows:
         return tuple(rid for rid, _ in ended)
 
     def are_many(
-        self,
-        connection: Connection,  # noqa: ARG002 - other databases ask it
-        issuer: Issuer,  # noqa: ARG002
-        which: Rid | Sub | ClientId,  # noqa: ARG002
-        ending: Ending,  # noqa: ARG002
+        self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
     ) -> bool:
-        """Whether they are too many to be ended in one transaction."""
-        return False
+        """Whether they are too many for one transaction."""
+        asked = {"of": issuer, "which": which, "most": self.most_at_once + 1}
+        return bool(connection.execute(_COUNTS[ending.of], asked).scalar_one() > self.most_at_once)
 
     def end_some(
         self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
     ) -> tuple[Rid, ...]:
-        """End as many of them as one transaction can."""
-        return self.end(connection, issuer, which, ending)
+        """As :meth:`end`, but no more than ``most_at_once`` of them."""
+        return self._end(connection, _ENDINGS_OF_SOME[ending.of], issuer, which, ending)
 
     def live(
         self, connection: Connection, issuer: Issuer, sub: Sub | None, limit: int
@@ -262,7 +294,9 @@ async def end_most(
     """
     ended: list[Rid] = []
     while await database.read(lambda c: rows.are_many(c, issuer, which, ending), single=True):
-        ended += await database.write(lambda c: rows.end_some(c, issuer, which, ending), single=True)
+        ended += await database.write(
+            lambda c: rows.end_some(c, issuer, which, ending), single=rows.ends_at_once
+        )
     return tuple(ended)
 
 
