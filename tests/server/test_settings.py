@@ -293,6 +293,7 @@ def test_place_to_publish_to_is_a_folder_or_a_bucket(place, reason):
         ("postgresql://u:geheim@db/m?sslmode=geheim", "has an sslmode that is not"),
         ("postgresql://u:geheim@db/m?geheim", "is not a URL"),
         ("postgresql://u:pass#geheim@db/m", "is not a URL"),
+        ("postgresql://u:pass@geheim@db/m", "is not a URL"),
         ("mysql://u:geheim@db/m", "must be a URL like"),
         ("mintmark.db", "must be a URL like"),
     ],
@@ -304,6 +305,13 @@ def test_store_is_a_file_that_survives(store, reason):
     assert "geheim" not in line
 
 
+def test_url_in_the_wrong_place_is_not_repeated():
+    """A setting that takes a few words refuses the URL of a database without the password in it."""
+    (line,) = mistakes({"bus": "postgresql://u:geheim@db/m"})
+    assert 'must be "none", not a URL' in line
+    assert "geheim" not in line
+
+
 @pytest.mark.parametrize(
     "store",
     [
@@ -311,7 +319,7 @@ def test_store_is_a_file_that_survives(store, reason):
         "postgresql://u:geheim@db/m",
         "postgresql://u:ge%2Fheim@db.example.com:5432/m?sslmode=verify-full&sslrootcert=/etc/ca.pem",
         "postgresql://u:geheim@[::1]:5432/m",
-        "postgresql://u:gehe:im@geheim@db/m",
+        "postgresql://u:gehe:im%40geheim@db/m",
         "postgresql://u@/m?host=/run/postgresql",
     ],
 )

@@ -99,6 +99,9 @@ def choice(*choices: str, later: tuple[str, ...] = ()) -> Kind[str]:
         found = _text(value)
         if found in later:
             raise ValueError(f'"{found}" is not available yet; it must be {listed}')
+        if "://" in found:
+            # It may hold a password, as that of a store that was written under another name does.
+            raise ValueError(f"must be {listed}, not a URL")
         if found not in choices:
             raise ValueError(f'must be {listed}, not "{shown(found)}"')
         return found
@@ -280,6 +283,9 @@ def _check_postgresql(written: str) -> None:
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:
         raise ValueError("is not a URL: what is special in a user or a password is written %xx") from None
+    if parts.netloc.count("@") > 1:
+        # What follows the first one would be taken for the server, and shown: the end of a password.
+        raise ValueError("is not a URL: an @ in a user or a password is written %40")
     if not (host or options.get("host")) or parts.path.count("/") != 1 or parts.path == "/":
         raise ValueError('must name a server and a database: "postgresql://user:password@host:port/database"')
     if "," in (host or "") or "," in options.get("host", ""):
