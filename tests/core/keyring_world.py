@@ -2,8 +2,9 @@
 
 Everything is as slow, as stale and as broken as design section 3 allows, and nothing else: a node may act on
 a ring that it read long ago, lose a swap, lose the answer of one that was taken, crash between any two
-effects, pause past its lease; the store may be away; publication may be stuck; a verifier keeps its set for C
-behind a cache that kept it for M. What the world records it checks by the promises, not by the code.
+effects, pause past its lease, have a clock that is off, be told to leave; the store may be away; publication
+may be stuck; a verifier keeps its set for C behind a cache that kept it for M. What the world records it
+checks by the promises, not by the code.
 """
 
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ TIMING = Timing(
 
 TICK = 3
 """Seconds between two rounds of a node that works."""
+
+HANDOVER = TIMING.lead + 60
+"""How long a node that was told to leave goes on at the most."""
 
 
 class StoreAway(Exception):
@@ -68,7 +72,17 @@ class Node:
     watch: Any = None
     following_since: int = 0
     read_at: int = 0
+    settled_at: int = -(10**9)
+    """When it last found nothing left to change."""
+    off: int = 0
+    """Seconds by which its clock differs from the store's."""
+    told_at: int | None = None
+    """When it was told to leave."""
+    departing: bool = False
+    """Whether it has decided to go: from then on nobody may rely on it."""
     effects: list[Any] = field(default_factory=list)
+    acted: bool = True
+    """Whether it has changed the ring, or tried to, since it last looked."""
 
 
 @dataclass(slots=True)
@@ -106,10 +120,12 @@ class World:
         return self.store.now
 
     def wait(self, seconds: int) -> None:
-        # What was published just now is public everywhere after the lag, long before the wait may end.
+        # What was published just now is public everywhere after the lag, long before the wait may end. Other
+        # waits may have passed a part of the lag, so each second of it is looked at.
         lag = min(seconds, self.timing.propagation)
-        self.store.now += lag
-        self._check_public()
+        for _ in range(lag):
+            self.store.now += 1
+            self._check_public()
         self.store.now += seconds - lag
         for kid, exp in list(self.signed.items()):
             if self.now >= exp + MAX_LEEWAY + self.timing.clock_skew:
@@ -182,8 +198,10 @@ class World:
             served=frozenset(key.kid for key in node.serving.published() if key.kid in in_bucket),
             watched_since=node.watch.since,
             interrupted=node.watch.interrupted,
+            clock_off=self.is_off(node),
+            leaving=node.told_at is not None,
         )
-        node.effects = list(k.due(node.view, self.timing))
+        node.effects, node.acted = list(k.due(node.view, self.timing)), False
 
     def _follow_leases(self, node: Node) -> None:
         states = self.rules.KeyState
@@ -195,14 +213,22 @@ class World:
             elif key.state is states.ACTIVE:
                 node.signer[kid] = max(node.signer[kid] or 0, self.timing.latest_exp(key.lease_until))
 
+    def is_off(self, node: Node) -> bool:
+        return abs(node.off) > self.timing.clock_skew
+
     def act(self, node: Node) -> bool:
         """Perform the next effect of what the node saw, however long ago; whether it changed the ring."""
-        if not node.effects:
+        if node.acted:
             return False
         view, ring, now = node.view, node.view.ring, node.view.now
         k, timing = self.rules, self.timing
         while node.effects:
-            match node.effects.pop(0):
+            effect = node.effects.pop(0)
+            if isinstance(effect, k.PrepareKey | k.ProveKey | k.ActivateKey | k.RenewLease):
+                assert not view.clock_off, "a node whose clock is off took a key further"
+            if isinstance(effect, k.PrepareKey | k.ProveKey | k.ActivateKey):
+                assert not view.leaving, "a node that is leaving took a key further"
+            match effect:
                 case k.PrepareKey():
                     self._check_room(node)
                     self.made += 1
@@ -224,10 +250,13 @@ class World:
                     after = k.lapse(ring, kid, now=now)
                 case k.RetireKey(kid):
                     after = k.retire(ring, kid, now=now)
+                case k.ResignKeys():
+                    after = k.resign(ring, node.name)
                 case _:
                     continue
-            node.effects = []
+            node.acted = True
             return self.swap(ring, after, node=node)
+        node.settled_at = now
         return False
 
     def round(self, node: Node) -> None:
@@ -235,7 +264,38 @@ class World:
         for _ in range(12):
             self.look(node)
             if not self.act(node):
-                return
+                break
+        if node.told_at is not None and node.settled_at == self.now:
+            self.decide(node)
+
+    def decide(self, node: Node) -> None:
+        """Whether a node that was told to leave may go, having done what was due; it goes some time later."""
+        k = self.rules
+        if k.departure(node.view, self.timing) is k.Departure.AWAITED:
+            return
+        node.departing = True
+        own = node.ring.held_by(node.name, k.KeyState.ACTIVE)
+        if own is None or self.is_off(node) or self.now >= own.lease_until:
+            return
+        others = {name for name, beat in self.store.beats.items() if beat.is_live(self.now)} - {node.name}
+        staying = {name for name in others & self.nodes.keys() if self.nodes[name].told_at is None}
+        known = {
+            key.node
+            for key in self.store.ring.keys
+            if key.state is k.KeyState.ACTIVE and self.now < key.lease_until and self.is_known(key)
+        }
+        # One that died less than ten seconds ago may be relied on: nobody can know.
+        departing = {n.name for n in self.nodes.values() if n.departing}
+        relied_on = others & known - departing
+        assert relied_on or not staying, "a node left and nobody signs with a key that is known"
+        silent = {n.name for n in self.nodes.values() if n is not node and n.told_at is None}
+        if not relied_on and node.view.interrupted and silent & self.store.beats.keys():
+            self._check_patience(node, "a node left that could not hear others")
+
+    def is_known(self, key: Any) -> bool:
+        """Whether verifiers have had the time to learn it."""
+        since = self.public_since.get(key.kid)
+        return since is not None and self.now >= since + self.timing.lead - self.timing.propagation
 
     def run(self, seconds: int) -> None:
         """Let every node that is not paused work for some time."""
@@ -244,13 +304,27 @@ class World:
             for node in list(self.nodes.values()):
                 if not node.paused:
                     try:
-                        self.round(node)
+                        self.go(node) if self.may_go(node) else self.round(node)
                     except StoreAway:
                         continue
             self.check()
 
+    def may_go(self, node: Node) -> bool:
+        """Whether it has decided to leave, or has waited for long enough."""
+        return node.departing or (node.told_at is not None and self.now >= node.told_at + HANDOVER)
+
+    def go(self, node: Node) -> None:
+        """Leave: in good order where the store has ever heard of it."""
+        if node.name in self.store.beats:
+            self.leave(node)
+        else:
+            del self.nodes[node.name]
+
     def sign(self, node: Node, kid: str, late: int) -> bool:
         """Have the signer sign claims that were fixed ``late`` seconds ago; whether it did."""
+        if self.is_off(node):
+            # Its workers find that out themselves.
+            return False
         exp = self.now + self.timing.access_ttl - late
         max_exp = node.signer.get(kid)
         if max_exp is None or exp > max_exp or exp <= self.now:
@@ -336,8 +410,11 @@ class World:
             if other.state is self.rules.KeyState.ACTIVE and other.node != node.name:
                 seen = next((m for m in node.view.members if m.node == other.node), None)
                 assert seen is None or node.view.now - seen.seen_at >= 10, "K1: bootstrap beside a live node"
-                if node.view.now < other.lease_until:
+                if node.view.now < other.lease_until or node.view.interrupted:
                     self._check_patience(node, "K1: bootstrap beside a node that could not be heard")
+                signer = self.nodes.get(other.node)
+                back = signer is not None and not self.is_off(signer) and signer.settled_at > node.view.now
+                assert not back, "K1: bootstrap beside a node that has come back"
 
     def _check_patience(self, node: Node, fault: str) -> None:
         heard_for = node.view.now - max(self.store.back_since, node.following_since)
@@ -346,7 +423,13 @@ class World:
     def _check_room(self, node: Node) -> None:
         """K6: who prepares a key has a slot and room, or is the one who must begin."""
         ring, now, states = node.view.ring, node.view.now, self.rules.KeyState
-        signers = {key.node for key in ring.keys if key.state in (states.PREPARED, states.ACTIVE)}
+        # The place of a node that has said that it leaves is free.
+        signers = {
+            key.node
+            for key in ring.keys
+            if key.state in (states.PREPARED, states.ACTIVE)
+            and (key.sign_until is None or key.sign_until != key.activated_at)
+        }
         fits = node.name in signers or len(signers) < self.timing.signers
         if fits and sum(key.is_published() for key in ring.keys) < self.timing.jwks_limit:
             return
@@ -405,8 +488,12 @@ class World:
         """End every fault."""
         self.set_store(up=True)
         self.publishing = True
-        for node in self.nodes.values():
+        for node in list(self.nodes.values()):
             node.paused = node.stalled = False
+            node.off = 0
+            if node.told_at is not None:
+                # Told once more: it goes at once.
+                self.go(node)
 
     def set_store(self, *, up: bool) -> None:
         if self.store.up and not up:
@@ -420,6 +507,18 @@ class World:
         self.heal()
         if not self.nodes:
             self.start()
+        self._until_someone_mints()
+
+    def settle_beside(self, node: Node) -> None:
+        """A clock that is off keeps the others from minting for a lease and the time to begin, no longer."""
+        self.heal()
+        if len(self.nodes) < 2:
+            self.start()
+        if node.name in self.nodes:
+            node.off = 600
+        self._until_someone_mints()
+
+    def _until_someone_mints(self) -> None:
         soon = 2 * self.rules.LIVE_FOR + self.timing.lease + 2 * TICK
         for _ in range(0, soon, TICK):
             self.run(TICK)

@@ -20,23 +20,29 @@ from tests.core.keyring_world import TIMING, Node, StoreAway, World
 from tests.core.plant import find, names_of, planted_in, search
 
 from mintmark.core import keyring, membership, succession
+from mintmark.units import Seconds
 
 MODULES = (keyring, membership, succession)
 picks = st.integers(0, 5)
 
 
 class KeyRings(RuleBasedStateMachine):
-    """One to three nodes on one store, and everything that may go wrong between them."""
+    """One to five nodes on one store, and everything that may go wrong between them."""
 
     code = names_of(MODULES)
     world: World
 
     @initialize(
-        nodes=st.integers(1, 3), signers=st.sampled_from([3, 3, 2, 1]), limit=st.sampled_from([24, 5])
+        nodes=st.sampled_from([1, 2, 3, 3, 5]),
+        signers=st.sampled_from([3, 3, 2, 1]),
+        limit=st.sampled_from([24, 5]),
+        # A third of the longer one is more than a node may be silent.
+        lease=st.sampled_from([24, 24, 40]),
     )
-    def begin(self, nodes: int, signers: int, limit: int):
-        self.world = World(self.code, timing=replace(TIMING, signers=signers, jwks_limit=limit))
-        self.settled = False
+    def begin(self, nodes: int, signers: int, limit: int, lease: int):
+        timing = replace(TIMING, signers=signers, jwks_limit=limit, lease=Seconds(lease))
+        self.world = World(self.code, timing=timing)
+        self.settled = self.grown = False
         for _ in range(nodes):
             self.world.start()
 
@@ -105,7 +111,7 @@ class KeyRings(RuleBasedStateMachine):
 
     # Faults.
 
-    @precondition(lambda self: len(self.world.nodes) < 3)
+    @precondition(lambda self: len(self.world.nodes) < 5)
     @rule()
     def start(self):
         self.world.start()
@@ -124,9 +130,94 @@ class KeyRings(RuleBasedStateMachine):
     @precondition(has_nodes)
     @rule(pick=picks)
     def leave(self, pick: int):
+        """Twice told to leave: it waits for nobody."""
+        self._try(lambda: self.world.go(self.node(pick)))
+
+    @precondition(has_nodes)
+    @rule(picked=st.lists(picks, min_size=1, max_size=3), seconds=st.sampled_from([0, 0, 3, 30]))
+    def tell_to_leave(self, picked: list[int], seconds: int):
+        self.tell(picked)
+        self.world.run(seconds)
+
+    def tell(self, picked: list[int]) -> None:
+        for pick in picked:
+            node = self.node(pick)
+            if node.told_at is None:
+                node.told_at = self.world.now
+
+    @precondition(has_nodes)
+    @rule(pick=picks)
+    def go(self, pick: int):
         node = self.node(pick)
-        if node.name in self.world.store.beats:
-            self._try(lambda: self.world.leave(node))
+        if node.departing:
+            self._try(lambda: self.world.go(node))
+
+    # Courses of events that single steps would seldom put together.
+
+    @precondition(has_nodes)
+    @rule(pick=picks, seconds=st.sampled_from([12, 15, 30]), leave=st.booleans())
+    def stand_still(self, pick: int, seconds: int, leave: bool):
+        """A node is taken for dead, and comes back; it may be told to leave then."""
+        node = self.node(pick)
+        node.paused = True
+        self.world.run(seconds)
+        node.paused = False
+        self.world.run(3)
+        if leave and node.told_at is None:
+            node.told_at = self.world.now
+            self.world.run(3)
+
+    @precondition(has_nodes)
+    @rule(first=picks, second=picks)
+    def come_back_late(self, first: int, second: int):
+        """A node comes back between what another one sees of it and what that one does."""
+        back, other = self.node(first), self.node(second)
+        for _ in range(5):
+            # Where it has just renewed, its lease is not due when it is back.
+            self.world.run(3)
+            leases = [key.lease_until for key in self.world.store.ring.keys if key.node == back.name]
+            if self.world.now + self.world.timing.lease in leases:
+                break
+        back.paused = True
+        self.world.run(9)
+        self.world.wait(2)
+        back.paused = False
+        self._try(lambda: self.world.look(other))
+        if any(isinstance(effect, self.code.RenewLease) for effect in other.effects):
+            self._try(lambda: self.world.act(other))
+            self._try(lambda: self.world.look(other))
+        self.world.wait(1)
+        self._try(lambda: self.world.round(back))
+        self._try(lambda: self.world.act(other))
+
+    @precondition(has_nodes)
+    @rule(pick=picks)
+    def leave_after_an_outage(self, pick: int):
+        node = self.node(pick)
+        self.world.set_store(up=False)
+        self.world.wait(12)
+        self.world.set_store(up=True)
+        if node.told_at is None:
+            node.told_at = self.world.now
+        self._try(lambda: self.world.round(node))
+
+    @precondition(lambda self: not self.grown and len(self.world.nodes) > 1)
+    @rule(picked=st.lists(picks, min_size=1, max_size=3))
+    def leave_a_grown_cluster(self, picked: list[int]):
+        """Nodes whose keys are known are told to leave in one moment, beside one that joins."""
+        self.grown = True
+        self.world.heal()
+        if self.world.nodes:
+            self.world.run(120)
+            self.world.start()
+            self.world.run(6)
+            self.tell(picked)
+            self.world.run(6)
+
+    @precondition(has_nodes)
+    @rule(pick=picks, off=st.sampled_from([0, 1, 4, -4, 5, -5, 60, -600]))
+    def set_clock(self, pick: int, off: int):
+        self.node(pick).off = off
 
     @precondition(has_nodes)
     @rule(pick=picks, paused=st.booleans())
@@ -166,6 +257,11 @@ class KeyRings(RuleBasedStateMachine):
     @rule()
     def settle(self):
         self.world.settle()
+
+    @precondition(has_nodes)
+    @rule(pick=picks)
+    def settle_beside_a_clock_that_is_off(self, pick: int):
+        self.world.settle_beside(self.node(pick))
 
     @precondition(lambda self: not self.settled and self.world.timing.jwks_limit == 24)
     @rule()
@@ -226,7 +322,52 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     ),
     "a bootstrap ignores that nobody could be heard": (
         "K1: bootstrap beside a node that could not be heard",
-        ("        or (view.now < key.lease_until and not has_watched(view))\n", ""),
+        ("        or (not watched and (view.interrupted or view.now < key.lease_until))\n", ""),
+    ),
+    "a bootstrap takes those who were cut off likewise for dead": (
+        "K1: bootstrap beside a node that could not be heard",
+        ("(view.interrupted or view.now < key.lease_until)", "view.now < key.lease_until"),
+    ),
+    "a node that comes back says nothing": (
+        "K1: bootstrap beside a node that has come back",
+        (" or oldest < view.watched_since + timing.lease:", ":"),
+    ),
+    "a node whose clock is off goes on as ever": (
+        "a node whose clock is off took a key further",
+        ("    if view.clock_off:\n        return (Raise", "    if False:\n        return (Raise"),
+    ),
+    "a signer whose clock is off renews its lease": (
+        "a node whose clock is off took a key further|nobody can mint",
+        (
+            "return (RaiseAlarm(AlarmKind.CLOCK_DRIFTED), *_decay(view))",
+            "return (*_renewals(view, timing), *_decay(view))",
+        ),
+    ),
+    "a node that leaves goes on as ever": (
+        "a node that is leaving took a key further",
+        ("    if view.leaving:\n", "    if False:\n"),
+    ),
+    "a node leaves whatever others hold": (
+        "a node left",
+        (
+            "    return Departure.COVERED if covered and own.is_resigned() else",
+            "    return Departure.COVERED if True else",
+        ),
+    ),
+    "two that leave rely on one another": (
+        "a node left and nobody signs",
+        ("return frozenset(there - resigned - {view.node})", "return frozenset(there - {view.node})"),
+    ),
+    "a node relies on a key that is not known yet": (
+        "a node left and nobody signs",
+        ("    return renewed and known\n", "    return renewed\n"),
+    ),
+    "a node that was cut off leaves as if it were alone": (
+        "a node left that could not hear others",
+        (
+            "    there = {m.node for m in view.members} if unheard else live_nodes(view)\n",
+            "    there = live_nodes(view)\n",
+        ),
     ),
     "a bootstrap does not wait until the key is served": (
         "K1: a bootstrap with a key that nobody can read",
@@ -296,7 +437,10 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     "a dead node's key counts as one that signs": (
         "nobody can mint",
         ("{m.node for m in view.members if m.is_live(view.now)}", "{m.node for m in view.members}"),
-        ("view.now >= key.lease_until and has_watched(view)", "view.now >= key.publish_until > 0"),
+        (
+            "view.now >= key.lease_until and has_watched(view)",
+            "view.now >= key.publish_until > 0 and has_watched(view)",
+        ),
     ),
     "a node that lost its key prepares no other": (
         "a live node has no active key|nobody can mint",

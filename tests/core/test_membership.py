@@ -69,6 +69,18 @@ def test_nobody_is_alone_because_the_store_was_away():
     assert departure(replace(silent, now=at(60 + HEARD_WITHIN)), T) is Departure.ALONE
 
 
+def test_nobody_relies_on_a_node_that_was_not_heard_after_an_outage():
+    """Its lease may still run, but it may have died while nobody could be heard."""
+    back = at(60)
+    ring = keyring.resign(proven(proven(EMPTY, "a", A), "b", B), A)
+    ring = keyring.renew(ring, [Kid("a"), Kid("b")], timing=T, now=at(45))
+    silent = replace(
+        view(ring, now=back), members=live(A, B, now=at(45)), watched_since=back, interrupted=True
+    )
+    assert departure(silent, T) is Departure.AWAITED
+    assert departure(replace(silent, members=live(A, B, now=back)), T) is Departure.COVERED
+
+
 def test_a_node_that_signs_nothing_leaves_at_once():
     """Without an active key, past its lease, or with a clock that is off, there is nothing to hand over."""
     joining = prepared(active(EMPTY, "b", B), "a")

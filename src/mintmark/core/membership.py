@@ -123,7 +123,8 @@ def departure(view: View, timing: Timing) -> Departure:
     staying = staying_nodes(view)
     if not staying:
         return Departure.ALONE
-    covered = any(key.node in staying and _covers(key, view.now, timing) for key in view.ring.keys)
+    heard = staying & live_nodes(view)
+    covered = any(key.node in heard and _covers(key, view.now, timing) for key in view.ring.keys)
     return Departure.COVERED if covered and own.is_resigned() else Departure.AWAITED
 
 

@@ -1,0 +1,88 @@
+"""Nodes that are told to leave: one that is still needed stays, and a whole cluster goes (design 3.4)."""
+
+import signal
+
+import pytest
+from tests.cluster.cluster import PATIENCE, RunningCluster, running_cluster
+from tests.cluster.running import RunningNode, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SETTINGS = {"handover": "1h"}
+"""Longer than any test: who leaves has not waited in vain."""
+
+
+def has_left(node: RunningNode) -> bool:
+    assert node.process is not None
+    return node.process.poll() is not None
+
+
+def tell_to_leave(*nodes: RunningNode) -> None:
+    for node in nodes:
+        assert node.process is not None
+        node.process.send_signal(signal.SIGTERM)
+
+
+def until_left(cluster: RunningCluster, node: RunningNode) -> None:
+    until(lambda: has_left(node), "it left", patience=PATIENCE, log=cluster.tail)
+    assert node.process is not None
+    assert node.process.returncode == 0
+
+
+def test_node_that_is_needed_serves_until_the_next_one_can(tmp_path):
+    """The only signer is told to leave while another one joins: it stays ready and mints, and goes once
+    the key of the other has been public for its lead. No key signs unproven but the first."""
+    with running_cluster(tmp_path, nodes=2, settings=SETTINGS, start=False) as cluster:
+        first, second = cluster.nodes
+        first.start().until_ready()
+        cluster.add_user_and_client()
+        second.start()
+        until(lambda: second.events("key.prepared"), "the second one has a key", log=cluster.tail)
+        tell_to_leave(first)
+        until(lambda: first.events("handover.awaited"), "the first one waits", log=cluster.tail)
+        # Whether it still answers is asked before whether the other one is ready, or it may go in between.
+        while True:
+            answers = not has_left(first)
+            tokens = first.log_in_with(first.http) if answers else None
+            if second.events("key.activated"):
+                break
+            assert tokens is not None, cluster.tail()
+            assert tokens.status_code == 201, tokens.text
+        until_left(cluster, first)
+        second.until_ready()
+        assert [event["cause"] for event in cluster.events("key.activated")] == ["bootstrap", "proven"]
+        assert cluster.events("handover.missed") == []
+
+
+def test_whole_cluster_that_is_told_to_leave_goes_at_once(tmp_path):
+    """However long a handover may take, nodes that all leave wait for nobody, whatever keys they have."""
+    with running_cluster(tmp_path, nodes=2, settings=SETTINGS, start=False) as cluster:
+        first, second = cluster.nodes
+        first.start().until_ready()
+        second.start()
+        until(lambda: second.events("key.prepared"), "the second one has a key", log=cluster.tail)
+        tell_to_leave(first, second)
+        until_left(cluster, first)
+        until_left(cluster, second)
+        assert cluster.events("handover.missed") == []
+
+
+@pytest.mark.parametrize("how", ["a second signal", "handover"])
+def test_node_that_waits_in_vain_goes_all_the_same(tmp_path, how):
+    """A second signal ends the waiting, and so does ``handover``, which is an event."""
+    settings = {
+        "handover": "3s" if how == "handover" else "1h",
+        "verifier_cache": "20s",
+        "rotate_every": "10m",
+    }
+    with running_cluster(tmp_path, nodes=2, settings=settings, start=False) as cluster:
+        first, second = cluster.nodes
+        first.start().until_ready()
+        second.start()
+        until(lambda: second.events("key.prepared"), "the second one has a key", log=cluster.tail)
+        tell_to_leave(first)
+        until(lambda: first.events("handover.awaited"), "the first one waits", log=cluster.tail)
+        if how != "handover":
+            tell_to_leave(first)
+        until_left(cluster, first)
+        assert len(first.events("handover.missed")) == (how == "handover")
