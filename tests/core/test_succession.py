@@ -322,14 +322,21 @@ def test_the_slot_of_a_node_that_leaves_is_free():
 
 
 def test_a_node_whose_clock_is_off_takes_no_key_further():
-    """I10, F08: it prepares, proves, activates and renews nothing, and says so; others' ends it may note."""
+    """I10, F08: it prepares, proves, activates and renews nothing, and says so."""
     drifted = RaiseAlarm(AlarmKind.CLOCK_DRIFTED)
     assert due(EMPTY, clock_off=True) == (drifted,)
     assert due(prepared(EMPTY, "a"), served=("a",), clock_off=True) == (drifted,)
     ring = keyring.prove(prepared(active(EMPTY, "a1"), "a2"), Kid("a2"), now=NOW)
     late = at(T.lead)
-    ring = active(ring, "b", B)
-    assert due(ring, now=late, clock_off=True) == (drifted, LapseKey(Kid("b")))
+    assert due(ring, now=late, clock_off=True) == (drifted,)
+
+
+def test_a_node_whose_clock_is_off_ends_no_key():
+    """K2, I8: where all are off it is the store's clock that moved, and by that one nothing has expired."""
+    ring = passive(active(EMPTY, "b", B), "c", C)
+    late = at(10 * T.rotate_every)
+    assert due(ring, now=late, clock_off=True) == (RaiseAlarm(AlarmKind.CLOCK_DRIFTED),)
+    assert due(ring, now=late) != due(ring, now=late, clock_off=True)
 
 
 def test_a_signer_whose_clock_is_off_holds_up_others_for_a_lease():

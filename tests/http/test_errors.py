@@ -15,7 +15,7 @@ from tests.http.streaming import stream
 from tests.http.surface import PASSWORD, SECRET, Surface, surface
 
 from mintmark.core.events import EventName
-from mintmark.server.rotation import revoke_key
+from mintmark.server.emergency import revoke_key
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults
 from mintmark.units import Seconds

@@ -7,7 +7,7 @@ from tests.http.surface import PASSWORD, SECRET, Surface, surface
 from mintmark.adapters.memory import MemoryStore
 from mintmark.core import keyring
 from mintmark.core.timing import Timing
-from mintmark.server.rotation import revoke_key
+from mintmark.server.emergency import revoke_key
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults

@@ -11,8 +11,8 @@ from mintmark.core.jwk import parse_jwk_set
 from mintmark.core.minting import TokenRequest
 from mintmark.core.verification import Policy, Trust, Trusted, verify
 from mintmark.errors import NotReady, SignerUnavailable
+from mintmark.server.emergency import revoke_key
 from mintmark.server.issuing import Issuing
-from mintmark.server.rotation import revoke_key
 from mintmark.testing.clock import FakeClock
 from mintmark.units import ClientId, NumericDate, Sub
 

@@ -20,7 +20,8 @@ from mintmark.ports.proof import ProofFailed
 from mintmark.ports.signer import SignerRefused
 from mintmark.server.agreement import agree
 from mintmark.server.audit import Audit
-from mintmark.server.rotation import Rotation, request_rotation, revoke_key
+from mintmark.server.emergency import request_rotation, revoke_key
+from mintmark.server.rotation import Rotation
 from mintmark.signer.local import LocalSigner
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
@@ -456,6 +457,39 @@ async def test_clock_within_the_skew_changes_nothing(world, off):
     await node.round()
     assert (await world.key(KeyState.ACTIVE)).activation is Activation.BOOTSTRAP
     assert node.audit.counts[EventName.CLOCK_DRIFTED] == 0
+
+
+@pytest.mark.parametrize("back", [600, 86_400])
+async def test_clock_that_is_set_back_costs_one_key_and_no_outage(world, back):
+    """F14: where store and machine share the clock the node begins anew; its old key stays public."""
+    node = world.node()
+    await node.round()
+    first = await world.key(KeyState.ACTIVE)
+    world.clock.step(-back)
+    for _ in range(8):
+        world.clock.advance(2)
+        await node.round()
+    second = await world.key(KeyState.ACTIVE)
+    assert second.kid != first.kid
+    assert await node.can_sign(second.kid)
+    assert not await node.can_sign(first.kid)
+    kept = (await world.ring()).find(first.kid)
+    assert kept is not None
+    assert kept.is_published()
+    assert node.audit.counts[EventName.CLOCK_SET_BACK] == 1
+
+
+async def test_clock_that_is_set_back_within_the_skew_changes_nothing(world):
+    """The lease is renewed in time all the same."""
+    node = world.node()
+    await node.round()
+    first = await world.key(KeyState.ACTIVE)
+    world.clock.step(-TIMING.clock_skew)
+    for _ in range(TIMING.lease):
+        world.clock.advance(2)
+        await node.round()
+    assert (await world.key(KeyState.ACTIVE)).kid == first.kid
+    assert await node.can_sign(first.kid)
 
 
 async def test_node_without_a_slot_says_so_once(world):

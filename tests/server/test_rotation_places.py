@@ -13,7 +13,8 @@ from mintmark.core.keyring import Activation, KeyState, Ring
 from mintmark.core.timing import Timing
 from mintmark.ports.proof import ProofFailed
 from mintmark.server.audit import Audit
-from mintmark.server.rotation import Rotation, request_rotation
+from mintmark.server.emergency import request_rotation
+from mintmark.server.rotation import Rotation
 from mintmark.signer.local import LocalSigner
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock

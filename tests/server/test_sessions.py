@@ -17,6 +17,7 @@ from mintmark.errors import (
     InvalidCredentials,
     InvalidGrant,
     InvalidToken,
+    NotReady,
     StoreDamaged,
     StoreUnavailable,
     UnauthorizedClient,
@@ -288,6 +289,25 @@ async def test_log_out_tells_whether_it_ended_the_session(node: Node):
     for token in ("", "mmr_", "mmr_" + "A" * 112):
         with pytest.raises(InvalidToken):
             await node.sessions.log_out(token)
+
+
+@pytest.mark.parametrize("jump", [3_600, 20 * 86_400, -3_600])
+async def test_clock_of_the_store_that_jumped_logs_nobody_out(node: Node, monkeypatch, jump):
+    """I8, F14: while the clocks disagree, refreshes and logouts are answered «later», and change nothing."""
+    tokens = await node.log_in()
+    store = node.surface.clock
+    assert isinstance(store, FakeClock)
+    machine = FakeClock(store.now())
+    store.step(jump)
+    with monkeypatch.context() as patch:
+        patch.setattr(node.surface.services.sessions._issuing, "_clock", machine)
+        with pytest.raises(NotReady):
+            await node.sessions.refresh(SPA, tokens.refresh_token)
+        with pytest.raises(NotReady):
+            await node.sessions.log_out(tokens.refresh_token)
+    store.step(-jump)
+    assert (await node.sessions.refresh(SPA, tokens.refresh_token)).rid == tokens.rid
+    assert node.counts[EventName.SESSION_ENDED] == 0
 
 
 async def test_every_generation_can_log_out(node: Node):

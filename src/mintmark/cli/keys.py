@@ -11,7 +11,7 @@ from mintmark.core.events import EventName
 from mintmark.core.keyring import Key, KeyState, Ring
 from mintmark.core.timing import Timing
 from mintmark.errors import NotFound
-from mintmark.server.rotation import request_rotation, revoke_key
+from mintmark.server.emergency import request_rotation, revoke_key
 from mintmark.server.setting import shown
 from mintmark.units import Kid, NumericDate
 

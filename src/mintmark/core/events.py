@@ -33,6 +33,7 @@ class EventName(StrEnum):
     HANDOVER_MISSED = "handover.missed"
     SLOTS_EXHAUSTED = "slots.exhausted"
     CLOCK_DRIFTED = "clock.drifted"
+    CLOCK_SET_BACK = "clock.set_back"
     PROCESS_ENDED = "process.ended"
     PUBLICATION_UPDATED = "publication.updated"
     PUBLICATION_OVERWRITTEN = "publication.overwritten"
@@ -72,6 +73,7 @@ WARNINGS = frozenset(
         EventName.HANDOVER_MISSED,
         EventName.SLOTS_EXHAUSTED,
         EventName.CLOCK_DRIFTED,
+        EventName.CLOCK_SET_BACK,
         EventName.PROCESS_ENDED,
         EventName.PUBLICATION_OVERWRITTEN,
         EventName.PUBLICATION_UNFENCED,

@@ -98,6 +98,20 @@ def _was_leased_just_now(key: Key, view: View, timing: Timing) -> bool:
     return abs(view.now - (key.lease_until - timing.lease)) < LIVE_FOR
 
 
+def was_set_back(view: View, timing: Timing) -> bool:
+    """Whether a lease of this node ends later than any that it could have written by now.
+
+    The clock by which it was written was ahead. By the one that is right the lease is not due for renewal,
+    and the signer, which also counts by a clock that nobody sets, will soon refuse to sign under it.
+    """
+    latest = view.now + timing.lease + timing.clock_skew
+    return any(
+        key.node == view.node and key.lease_until > latest
+        for key in view.ring.keys
+        if key.state in (KeyState.PREPARED, KeyState.ACTIVE)
+    )
+
+
 class Departure(StrEnum):
     """Whether a node that was told to leave may go, and why."""
 

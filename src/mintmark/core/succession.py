@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mintmark.core.keyring import Activation, Key, KeyState, Member, Ring
-from mintmark.core.membership import View, has_watched, live_nodes, someone_signs, staying_nodes
+from mintmark.core.membership import View, has_watched, live_nodes, someone_signs, staying_nodes, was_set_back
 from mintmark.core.timing import Timing
 from mintmark.units import Kid, NodeId, NumericDate
 
@@ -61,6 +61,11 @@ class ResignKeys:
     """Tell the others that this node is leaving, before any of them counts on it."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReleaseKeys:
+    """Give up what this node holds and begin anew: the store's clock was set back below its leases."""
+
+
 class AlarmKind(StrEnum):
     """What an operator should know about a ring."""
 
@@ -80,7 +85,17 @@ class RaiseAlarm:
     kid: Kid | None = None
 
 
-Effect = PrepareKey | ProveKey | ActivateKey | RenewLease | LapseKey | RetireKey | ResignKeys | RaiseAlarm
+Effect = (
+    PrepareKey
+    | ProveKey
+    | ActivateKey
+    | RenewLease
+    | LapseKey
+    | RetireKey
+    | ResignKeys
+    | ReleaseKeys
+    | RaiseAlarm
+)
 
 
 def due(view: View, timing: Timing) -> tuple[Effect, ...]:
@@ -90,11 +105,14 @@ def due(view: View, timing: Timing) -> tuple[Effect, ...]:
     superfluous. Perform the first effects, then read the ring again: each is decided on the ring as it is.
 
     A node whose clock is off mints nothing, so it takes no key further either: it would win a bootstrap,
-    sign nothing and hold up the others. Its leases end, and with them its claim to be a signer. One that is
-    leaving keeps its active key alive and takes no other.
+    sign nothing and hold up the others. Its leases end, and with them its claim to be a signer. Nor does it
+    end any key: where all nodes are off it is the store's clock that moved, and by that one nothing has
+    expired. One that is leaving keeps its active key alive and takes no other.
     """
     if view.clock_off:
-        return (RaiseAlarm(AlarmKind.CLOCK_DRIFTED), *_decay(view))
+        return (RaiseAlarm(AlarmKind.CLOCK_DRIFTED),)
+    if was_set_back(view, timing):
+        return (ReleaseKeys(),)
     if view.leaving:
         return (*_resignation(view), *_renewals(view, timing), *_decay(view))
     return (*_renewals(view, timing), *_succession(view, timing), *_decay(view))

@@ -158,7 +158,13 @@ class _Node:
         tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._rotate(running)),
             asyncio.create_task(
-                prune(self._settings.issuer, store=self._store, clock=SYSTEM_CLOCK, audit=running.audit)
+                prune(
+                    self._settings.issuer,
+                    store=self._store,
+                    clock=SYSTEM_CLOCK,
+                    timing=self._settings.timing,
+                    audit=running.audit,
+                )
             ),
             *(asyncio.create_task(self._publication(running, place).run()) for place in self._places),
             *(

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mintmark.core import minting
+from mintmark.core import membership, minting
 from mintmark.core.events import EventName
 from mintmark.core.minting import Minting, TokenRequest
 from mintmark.core.timing import Timing
-from mintmark.errors import SignerUnavailable
+from mintmark.errors import NotReady, SignerUnavailable
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.signer import Refusal, Signer, SignerRefused
 from mintmark.server.audit import Audit
@@ -60,6 +60,19 @@ class Issuing:
         self._entropy = entropy
         self._timing = timing
         self._audit = audit
+
+    def moment(self) -> NumericDate:
+        """This machine's time, for :meth:`check_time`."""
+        return self._clock.now()
+
+    def check_time(self, before: NumericDate, store: NumericDate) -> None:
+        """Raise NotReady where the store's time, read since ``before``, is surely not this machine's.
+
+        One of the two clocks is wrong. What has expired by the store's may be all right, so a session must
+        neither be refused nor ended by it.
+        """
+        if abs(membership.offset(before, store, self._clock.now())) > self._timing.clock_skew:
+            raise NotReady("this node's clock is too far from the store's")
 
     def plan(self, request: TokenRequest, *, not_after: NumericDate | None = None) -> Planned:
         """Fix every claim, ``iat`` and ``exp`` included (R5); ``not_after`` shortens the life.

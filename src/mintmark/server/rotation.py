@@ -24,12 +24,13 @@ from mintmark.core.succession import (
     PrepareKey,
     ProveKey,
     RaiseAlarm,
+    ReleaseKeys,
     RenewLease,
     ResignKeys,
     RetireKey,
 )
 from mintmark.core.timing import Timing
-from mintmark.errors import SignerUnavailable, StoreUnavailable, Unavailable
+from mintmark.errors import SignerUnavailable, Unavailable
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock
 from mintmark.ports.keyring import KeyRingStore, RingView
@@ -265,6 +266,12 @@ class Rotation:
             case RetireKey(kid):
                 after = keyring.retire(ring, kid, now=now)
                 await self._swap(ring, after, EventName.KEY_RETIRED, kid=kid)
+            case ReleaseKeys():
+                # The signer counts its leases by a clock that nobody sets, so it would not renew them.
+                for held in tuple(self._held):
+                    await self._forget(held)
+                after = keyring.release(ring, self._node, now=now)
+                await self._swap(ring, after, EventName.CLOCK_SET_BACK)
             case ResignKeys():
                 after = keyring.resign(ring, self._node)
                 await self._swap(ring, after, EventName.NODE_RESIGNED)
@@ -357,28 +364,3 @@ class Rotation:
         if now - self._alarms.get(about, float("-inf")) >= _REPEAT_ALARM:
             self._alarms[about] = now
             self._audit.record(name, kid=kid, **fields)
-
-
-async def revoke_key(store: KeyRingStore, issuer: Issuer, kid: Kid, *, reason: str, timing: Timing) -> bool:
-    """Withdraw ``kid``, any node's, dead or alive, with its event, in one transaction (design 3.8).
-
-    False where the ring has no such key, or it is revoked already. Raises StoreUnavailable.
-    """
-    for _ in range(16):
-        view = await store.read(issuer)
-        key = view.ring.find(kid)
-        if key is None or key.state is KeyState.REVOKED:
-            return False
-        after, event = keyring.revoke(view.ring, kid, reason=reason, timing=timing, now=view.now)
-        if await store.swap(view.ring.generation, after, events=((event, "key_revoked"),)):
-            return True
-    raise StoreUnavailable("the key ring changed at each of many attempts")
-
-
-async def request_rotation(store: KeyRingStore, issuer: Issuer) -> None:
-    """Have every node that signs prepare a successor now. Raises StoreUnavailable."""
-    for _ in range(16):
-        view = await store.read(issuer)
-        if await store.swap(view.ring.generation, keyring.request_rotation(view.ring, now=view.now)):
-            return
-    raise StoreUnavailable("the key ring changed at each of many attempts")

@@ -158,7 +158,9 @@ class Sessions:
         if token is None:
             raise self._refused(client, None, "malformed")
         for _ in range(_ATTEMPTS):
+            before = self._issuing.moment()
             view = await self._store.sessions.read(self._issuer, token.rid)
+            self._issuing.check_time(before, view.now)
             verdict = self._decide(view.session, token, client, view.now)
             match verdict:
                 case Redeem():
@@ -235,6 +237,9 @@ class Sessions:
         return SessionTokens(issued, change.token.text(), session.rid)
 
     async def _end(self, rid: Rid, cause: EndCause) -> bool:
+        before = self._issuing.moment()
+        # By a store's clock that is ahead no token is left to deny, and no event would say that it ended.
+        self._issuing.check_time(before, await self._store.now())
         ended = await self._store.sessions.end(self._issuer, rid, cause=cause, timing=self._timing)
         if ended:
             await self._bus.announce()

@@ -1,6 +1,5 @@
 """Refresh sessions in SQL: one row each, changed by one conditional statement."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,15 +19,15 @@ from sqlalchemy import (
     update,
 )
 
-from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list, is_storable
+from mintmark.adapters.sql.database import Collision, Database, is_storable
 from mintmark.adapters.sql.revocations import LogRows
 from mintmark.adapters.sql.schema import clients, sessions, users
+from mintmark.adapters.sql.session_row import row_of, session_of
 from mintmark.core.directory import User
 from mintmark.core.log import denied_until
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.core.sessions import EndCause, Redeem, Session
 from mintmark.core.timing import Timing
-from mintmark.errors import StoreDamaged
 from mintmark.ports.sessions import KEPT_FOR, SessionView
 from mintmark.units import ClientId, Issuer, NumericDate, Rid, Sub
 
@@ -183,7 +182,7 @@ class SessionRows:
             "user_password_hash": user.password_hash,
             "session_client_id": session.client_id,
         }
-        return connection.execute(_START, {**_row(session), **guarded}).rowcount == 1
+        return connection.execute(_START, {**row_of(session), **guarded}).rowcount == 1
 
     def read(self, connection: Connection, issuer: Issuer, rid: Rid) -> SessionView:
         """As the port's."""
@@ -193,7 +192,7 @@ class SessionRows:
             return SessionView(None, self._time.read(connection))
         values = dict(row)
         now = NumericDate(values.pop("store_now"))
-        return SessionView(_session(values), now)
+        return SessionView(session_of(values), now)
 
     def redeem(self, connection: Connection, change: Redeem) -> bool:
         """As the port's, in one statement."""
@@ -271,7 +270,7 @@ class SessionRows:
         asked = {"issuer": issuer, "limit": limit, "now": self._time.read(connection)}
         statement = _LIVE if sub is None else _LIVE_OF_USER
         rows = connection.execute(statement, asked if sub is None else {**asked, "sub": sub}).mappings()
-        return tuple(_session(row) for row in rows.all())
+        return tuple(session_of(row) for row in rows.all())
 
     def over(self, connection: Connection, issuer: Issuer, behind: str) -> tuple[Rid, ...]:
         """Some sessions, by ``rid`` and beyond ``behind``, that can matter to nobody any more."""
@@ -359,44 +358,3 @@ class SqlSessions:
                 return total
             total += await self._database.write(lambda c: self._rows.remove(c, issuer, found), single=True)  # noqa: B023
             behind = found[-1]
-
-
-def _row(session: Session) -> Mapping[str, Any]:
-    return {
-        "issuer": session.issuer,
-        "rid": session.rid,
-        "sub": session.sub,
-        "client_id": session.client_id,
-        "scope": encode_list(session.scope),
-        "audience": encode_list(session.audience),
-        "auth_time": session.auth_time,
-        "amr": encode_list(session.amr),
-        "created_at": session.created_at,
-        "idle_until": session.idle_until,
-        "expires_at": session.expires_at,
-        "public_key": session.public_key,
-        "generation": session.generation,
-        "sealed": session.sealed,
-        "rotated_at": session.rotated_at,
-        "presented": session.presented,
-        "parent": session.parent,
-        "parent_sealed": session.parent_sealed,
-        "parent_spent_at": session.parent_spent_at,
-        "last_exp": session.last_exp,
-        "last_kid": session.last_kid,
-        "version": session.version,
-        "ended_at": session.ended_at,
-        "end_cause": None if session.end_cause is None else session.end_cause.value,
-    }
-
-
-def _session(row: Mapping[Any, Any]) -> Session:
-    values = dict(row)
-    for name in ("scope", "audience", "amr"):
-        values[name] = decode_list(values[name])
-    if values["end_cause"] is not None:
-        try:
-            values["end_cause"] = EndCause(values["end_cause"])
-        except ValueError:
-            raise StoreDamaged("a session ended for a cause that this code does not know") from None
-    return Session(**values)

@@ -1,0 +1,51 @@
+"""A session as a row of its table, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mintmark.adapters.sql.database import decode_list, encode_list
+from mintmark.core.sessions import EndCause, Session
+from mintmark.errors import StoreDamaged
+
+
+def row_of(session: Session) -> Mapping[str, Any]:
+    """The columns of ``session``."""
+    return {
+        "issuer": session.issuer,
+        "rid": session.rid,
+        "sub": session.sub,
+        "client_id": session.client_id,
+        "scope": encode_list(session.scope),
+        "audience": encode_list(session.audience),
+        "auth_time": session.auth_time,
+        "amr": encode_list(session.amr),
+        "created_at": session.created_at,
+        "idle_until": session.idle_until,
+        "expires_at": session.expires_at,
+        "public_key": session.public_key,
+        "generation": session.generation,
+        "sealed": session.sealed,
+        "rotated_at": session.rotated_at,
+        "presented": session.presented,
+        "parent": session.parent,
+        "parent_sealed": session.parent_sealed,
+        "parent_spent_at": session.parent_spent_at,
+        "last_exp": session.last_exp,
+        "last_kid": session.last_kid,
+        "version": session.version,
+        "ended_at": session.ended_at,
+        "end_cause": None if session.end_cause is None else session.end_cause.value,
+    }
+
+
+def session_of(row: Mapping[Any, Any]) -> Session:
+    """What :func:`row_of` wrote; raises StoreDamaged for what this code does not know."""
+    values = dict(row)
+    for name in ("scope", "audience", "amr"):
+        values[name] = decode_list(values[name])
+    if values["end_cause"] is not None:
+        try:
+            values["end_cause"] = EndCause(values["end_cause"])
+        except ValueError:
+            raise StoreDamaged("a session ended for a cause that this code does not know") from None
+    return Session(**values)
