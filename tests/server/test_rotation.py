@@ -355,7 +355,7 @@ async def test_healthy_rotation_sounds_no_alarm(world):
 
 
 async def test_hanging_url_delays_no_heartbeat_and_no_lease(world):
-    """F16: a public URL that never answers keeps a key unproven, and nothing else: rounds go on beside it,
+    """A public URL that never answers keeps a key unproven, and nothing else: rounds go on beside it,
     with one read for each key and URL under way, and none once the node has left."""
     node = world.node()
     await node.round()
