@@ -22,7 +22,7 @@ SHORT = {
     "rotate_every": "90s",
     "verifier_cache": "3s",
     "jwks_max_age": "1s",
-    "propagation": "1s",
+    "propagation": "3s",
     "clock_skew": "1s",
     "lease": "5s",
     "feed_bound": "30s",

@@ -70,7 +70,7 @@ def test_taken_port_is_one_line(node, tmp_path):
         line = one_line(serve(first))
         assert str(first.port) in line
         assert "taken" in line
-        assert first.is_ready()
+        first.until_ready()
 
 
 @pytest.mark.parametrize("content", [b"this is no database at all" * 400, b"SQLite format 3\0" + bytes(9000)])

@@ -16,7 +16,7 @@ from mintmark.adapters.http_reader import HttpReader
 from mintmark.core import base64url
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
-from mintmark.errors import Unavailable
+from mintmark.errors import SignerUnavailable, Unavailable
 from mintmark.grants import GRANTS
 from mintmark.node import logs
 from mintmark.node.children import Worker, start_worker
@@ -284,7 +284,14 @@ class _Node:
         """A worker in this place for as long as the node lives: one that died is followed by another."""
         while True:
             assignment = Assignment(running.node, self._settings, self._timing_generation)
-            worker = await start_worker(assignment, listening=self._listening, signer=running.signer.control)
+            try:
+                worker = await start_worker(
+                    assignment, listening=self._listening, signer=running.signer.control
+                )
+            except SignerUnavailable:
+                # One that stands still is asked again; one that is gone ends this run of the node.
+                await SYSTEM_CLOCK.sleep(_RESTART)
+                continue
             running.workers.append(worker)
             began = SYSTEM_CLOCK.monotonic()
             # What the workers serve is evidence that the next round of rotation may wait for.
