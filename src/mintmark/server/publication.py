@@ -2,9 +2,9 @@
 
 The store is the truth; what is at a place is derived from it, whole, and never from what was there before.
 Every node keeps every place. What is there is looked at first and the ring is read after that, and a write
-expects what the look found: a place that honours conditions then never goes from a newer set back to an
-older one, however long a node was paused in between. A place that does not is looked at more often; whoever
-finds an older set there writes the newer one again.
+expects what the look found: at a place that honours conditions a node that was paused in between overwrites
+nothing that is newer, unless the very set that it had looked at has come back meanwhile; then the next look
+mends it. A place that does not honour them is looked at more often, for the same end.
 
 Nothing here holds up rotation or requests: a place that is away is an alarm, and tried again.
 """
