@@ -281,15 +281,6 @@ def test_start_may_insist(issuer, follow):
             follow(issuer, on_cold="require").start()
 
 
-async def test_start_on_a_machine_that_stands_still_raises_nothing(issuer, follow, monkeypatch):
-    """A thread that got no turn in time is no failure of a lazy start: it goes on trying."""
-    verifier = follow(issuer)
-    monkeypatch.setattr(verifier, "_patience", 0.0)
-    with issuer.outage():
-        assert not verifier.start()
-        assert not await verifier.astart()
-
-
 async def test_async_context(issuer, clock):
     """``async with`` starts and closes."""
     async with Verifier(issuer.issuer, audience="api", clock=clock) as verifier:

@@ -1,7 +1,6 @@
 """The object that a service holds: a token goes in, who sent it comes out, or one of three errors."""
 
 import asyncio
-import contextlib
 import ssl
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -297,18 +296,17 @@ class Verifier:
         """Load keys and revocations; whether :meth:`ready` now.
 
         Takes at most five seconds, and less where an issuer fails: the thread goes on trying. Raises
-        VerifierUnavailable where it is not ready and ``on_cold`` is ``"require"``.
+        VerifierUnavailable where it is not ready and ``on_cold`` is ``"require"``, where it was closed, and
+        where its thread does not get a turn at all.
         """
-        with contextlib.suppress(VerifierUnavailable):  # it goes on trying: what it has by now decides
-            for future in self._warm():
-                self._wait(future)
+        for future in self._warm():
+            self._wait(future)
         return self._started()
 
     async def astart(self) -> bool:
         """As :meth:`start`, without blocking the event loop."""
-        with contextlib.suppress(VerifierUnavailable):
-            for future in self._warm():
-                await self._await(future)
+        for future in self._warm():
+            await self._await(future)
         return self._started()
 
     def ready(self) -> bool:
