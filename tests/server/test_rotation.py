@@ -479,6 +479,21 @@ async def test_clock_that_is_set_back_costs_one_key_and_no_outage(world, back):
     assert node.audit.counts[EventName.CLOCK_SET_BACK] == 1
 
 
+async def test_clock_that_is_set_back_leaves_no_key_that_the_signer_lost(world):
+    """A key that was made and not taken yet is forgotten with the others, and not prepared afterwards."""
+    node = world.node()
+    await node.round()
+    await request_rotation(world.store.keyring, ISSUER)
+    world.faults.fail_before("keyring.swap", times=1)
+    with pytest.raises(StoreUnavailable):
+        await node.round()
+    world.clock.step(-600)
+    for _ in range(8):
+        world.clock.advance(2)
+        await node.round()
+    assert await node.can_sign((await world.key(KeyState.ACTIVE)).kid)
+
+
 async def test_clock_that_is_set_back_within_the_skew_changes_nothing(world):
     """The lease is renewed in time all the same."""
     node = world.node()

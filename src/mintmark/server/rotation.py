@@ -230,6 +230,8 @@ class Rotation:
 
     async def _forget(self, kid: Kid) -> None:
         await self._signer.forget(kid)
+        if self._spare is not None and self._spare.kid == kid:
+            self._spare = None
         self._held.discard(kid)
         self._granted.pop(kid, None)
 
