@@ -459,6 +459,20 @@ async def test_clock_within_the_skew_changes_nothing(world, off):
     assert node.audit.counts[EventName.CLOCK_DRIFTED] == 0
 
 
+async def test_node_that_cannot_sign_is_told_from_one_that_can(world):
+    """One that waits for its first key, or lost its only one, has no time to lose between two rounds."""
+    node = world.node()
+    assert node.rotation.is_waiting
+    await node.round()
+    assert not node.rotation.is_waiting
+    world.clock.advance(3)
+    key = await world.key(KeyState.ACTIVE)
+    await revoke_key(world.store.keyring, ISSUER, key.kid, reason="drill", timing=TIMING)
+    world.site.hanging = {OWN: asyncio.Event()}
+    await node.short_round()
+    assert node.rotation.is_waiting
+
+
 @pytest.mark.parametrize("back", [600, 86_400])
 async def test_clock_that_is_set_back_costs_one_key_and_no_outage(world, back):
     """F14: where store and machine share the clock the node begins anew; its old key stays public."""

@@ -41,6 +41,8 @@ from mintmark.units import NodeId
 
 _ROUND: Final = 1.0
 """Seconds between two rounds where nothing wakes the control process."""
+_WAITING: Final = 0.25
+"""The same while this node has no key that signs: nobody announces that another one has fallen silent."""
 _PAUSE: Final = 0.2
 """Seconds between two rounds at the least: a busy store wakes it with every login."""
 _RESTART: Final = 1.0
@@ -276,7 +278,7 @@ class _Node:
                         running.audit.record(EventName.STORE_RESTORED, what="rotation")
                     failing = False
                 await SYSTEM_CLOCK.sleep(_PAUSE)
-                await subscription.wait(_ROUND)
+                await subscription.wait(_WAITING if running.rotation.is_waiting else _ROUND)
         finally:
             subscription.close()
 

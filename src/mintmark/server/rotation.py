@@ -102,6 +102,8 @@ class Rotation:
         self._beaten = -1
         self._slotless = False
         self._offset = 0
+        self.is_waiting = True
+        """Whether this node has no key that signs, so that every moment counts."""
         self.leaving: Final = Leaving(node, timing=timing, clock=clock, audit=audit)
 
     async def round(self) -> None:
@@ -122,6 +124,7 @@ class Rotation:
             found = await self._read()
             await self._follow_leases(found)
             view = self._look(found)
+            self.is_waiting = view.ring.held_by(self._node, KeyState.ACTIVE) is None
             effects = succession.due(view, self._timing)
             self._slotless &= RaiseAlarm(AlarmKind.NO_SLOT) in effects
             if not await self._perform_first(effects, found):
