@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mintmark.cli.reference import markdown
-from mintmark.core.keyring import TRANSITIONS, KeyEvent, KeyState
+from mintmark.core.key import TRANSITIONS, KeyEvent, KeyState
 from mintmark.core.timing import RULES
 from mintmark.server.option import KEYS
 from mintmark.server.settings import DEFAULT_FILE, OTHER_VARIABLES, written

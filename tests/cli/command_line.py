@@ -14,7 +14,8 @@ import pytest
 
 from mintmark.cli.app import run
 from mintmark.core import keyring, sessions
-from mintmark.core.keyring import Activation, Ring
+from mintmark.core.key import Activation
+from mintmark.core.keyring import Ring
 from mintmark.core.sessions import Session, SessionStart
 from mintmark.node.store import open_store
 from mintmark.ports.store import Store

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.cluster.running import free_ports
 
 from mintmark.core.algorithm import Algorithm
-from mintmark.core.keyring import Key, KeyState, Ring
+from mintmark.core.key import Key, KeyState
+from mintmark.core.keyring import Ring
 from mintmark.node.examination import machine
 from mintmark.node.examination.examination import ENDING
 from mintmark.node.examination.publication import look_at_publication

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mintmark.core.keyring import KeyState
+from mintmark.core.key import KeyState
 from mintmark.core.revocation import Kind
 
 FIRST = "first" + "a" * 38

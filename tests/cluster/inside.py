@@ -16,7 +16,7 @@ from tests.cluster.running import RunningNode, children_of, state_of, until
 from mintmark import InvalidToken, Verifier, VerifierUnavailable
 from mintmark.core import sessions
 from mintmark.core.directory import User
-from mintmark.core.keyring import Key
+from mintmark.core.key import Key
 from mintmark.core.revocation import Kind
 from mintmark.core.sessions import Session, SessionStart
 from mintmark.errors import Conflict, Unavailable

@@ -30,7 +30,7 @@ from tests.cluster.running import Reachable, RunningNode, until
 from mintmark import InvalidToken, Verifier, VerifierUnavailable
 from mintmark.cli.demonstration.front import Fault
 from mintmark.core import log
-from mintmark.core.keyring import KeyState
+from mintmark.core.key import KeyState
 from mintmark.core.minting import BACKDATED
 from mintmark.core.timing import MAX_LEEWAY
 

@@ -1,7 +1,8 @@
 """Rings for tests, built key by key, and what is due on them. Defaults: L = 935 s, H = 120 s."""
 
 from mintmark.core import keyring, succession
-from mintmark.core.keyring import Activation, Key, Member, Ring
+from mintmark.core.key import Activation, Key
+from mintmark.core.keyring import Member, Ring
 from mintmark.core.membership import View
 from mintmark.core.succession import Effect
 from mintmark.core.timing import Timing

@@ -8,16 +8,8 @@ from hypothesis import strategies as st
 from tests.core.rings import EMPTY, NOW, A, B, T, active, at, key, passive, prepared, revoked
 
 from mintmark.core import keyring
-from mintmark.core.keyring import (
-    MAX_STALE,
-    PUBLISHED,
-    REVOCATION_KEPT,
-    TRANSITIONS,
-    Activation,
-    InvalidTransition,
-    KeyEvent,
-    KeyState,
-)
+from mintmark.core.key import PUBLISHED, TRANSITIONS, Activation, KeyEvent, KeyState
+from mintmark.core.keyring import MAX_STALE, REVOCATION_KEPT, InvalidTransition
 from mintmark.core.revocation import Kind
 from mintmark.units import Kid, Seconds
 

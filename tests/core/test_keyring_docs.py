@@ -3,7 +3,7 @@
 import pytest
 from scripts.reference import transitions
 
-from mintmark.core.keyring import TRANSITIONS, KeyEvent, KeyState
+from mintmark.core.key import TRANSITIONS, KeyEvent, KeyState
 
 
 @pytest.mark.parametrize("gone", [None, *TRANSITIONS])

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tests.core.rings import EMPTY, NOW, A, B, C, T, active, at, key, live, prepared
 
 from mintmark.core import keyring, membership
-from mintmark.core.keyring import HEARD_WITHIN, Activation, Key, KeyState, Member, Ring
+from mintmark.core.key import Activation, Key, KeyState
+from mintmark.core.keyring import HEARD_WITHIN, Member, Ring
 from mintmark.core.membership import Departure, View, Watch, departure, offset
 from mintmark.core.timing import Timing
 from mintmark.units import Kid, NodeId, NumericDate, Seconds

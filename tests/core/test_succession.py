@@ -6,13 +6,8 @@ from dataclasses import replace
 from tests.core.rings import EMPTY, NOW, A, B, C, T, active, at, due, key, live, passive, prepared, revoked
 
 from mintmark.core import base64url, keyring, succession
-from mintmark.core.keyring import (
-    HEARD_WITHIN,
-    LIVE_FOR,
-    Activation,
-    Member,
-    Ring,
-)
+from mintmark.core.key import Activation
+from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Member, Ring
 from mintmark.core.succession import (
     ActivateKey,
     AlarmKind,

@@ -18,7 +18,7 @@ from mintmark.adapters.memory_bus import MemoryBus
 from mintmark.core import keyring
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.directory import Client, User
-from mintmark.core.keyring import Activation
+from mintmark.core.key import Activation
 from mintmark.core.minting import ACCESS_TOKEN_TYP
 from mintmark.core.timing import Timing
 from mintmark.http.app import create_app

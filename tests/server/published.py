@@ -2,7 +2,8 @@
 
 from mintmark.core import base64url, keyring
 from mintmark.core.algorithm import Algorithm
-from mintmark.core.keyring import Activation, Ring
+from mintmark.core.key import Activation
+from mintmark.core.keyring import Ring
 from mintmark.core.timing import Timing
 from mintmark.grants import GRANTS
 from mintmark.server import document

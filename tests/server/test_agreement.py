@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from mintmark.adapters.memory import MemoryStore
-from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Activation, activate, prepare
+from mintmark.core.key import Activation
+from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, activate, prepare
 from mintmark.core.timing import Timing
 from mintmark.errors import ConfigurationError, StoreUnavailable
 from mintmark.server.agreement import agree, check_agreed

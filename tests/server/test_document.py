@@ -5,7 +5,8 @@ from types import MappingProxyType
 import msgspec
 
 from mintmark.core.algorithm import Algorithm
-from mintmark.core.keyring import Key, KeyState, Ring
+from mintmark.core.key import Key, KeyState
+from mintmark.core.keyring import Ring
 from mintmark.server import document
 from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
 

@@ -10,7 +10,8 @@ from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
 from mintmark.core import keyring
 from mintmark.core.events import EventName
-from mintmark.core.keyring import Key, KeyState, Ring
+from mintmark.core.key import Key, KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.log import LogEntry
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.errors import NotReady, Overloaded

@@ -6,7 +6,8 @@ import pytest
 
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
-from mintmark.core.keyring import Activation, activate, prepare, prove
+from mintmark.core.key import Activation
+from mintmark.core.keyring import activate, prepare, prove
 from mintmark.core.timing import Timing
 from mintmark.errors import NotReady, StoreUnavailable
 from mintmark.server.audit import Audit

@@ -12,7 +12,8 @@ from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
-from mintmark.core.keyring import LIVE_FOR, Activation, Key, KeyState, Ring
+from mintmark.core.key import Activation, Key, KeyState
+from mintmark.core.keyring import LIVE_FOR, Ring
 from mintmark.core.revocation import Kind
 from mintmark.core.timing import Timing
 from mintmark.errors import ConfigurationError, StoreUnavailable, Unavailable

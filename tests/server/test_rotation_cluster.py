@@ -12,7 +12,8 @@ from tests.registry import STORES
 from mintmark.adapters.memory_bus import MemoryBus, MemoryHub
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
-from mintmark.core.keyring import Activation, Key, KeyState, Ring
+from mintmark.core.key import Activation, Key, KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.timing import Timing
 from mintmark.errors import StoreUnavailable
 from mintmark.ports.keyring import KeyRingStore, RingView

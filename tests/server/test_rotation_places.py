@@ -9,7 +9,8 @@ from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
-from mintmark.core.keyring import Activation, KeyState, Ring
+from mintmark.core.key import Activation, KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.timing import Timing
 from mintmark.ports.proof import ProofFailed
 from mintmark.server.audit import Audit

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 from mintmark.core.directory import Client, User
-from mintmark.core.keyring import Key, Member, Ring
+from mintmark.core.key import Key
+from mintmark.core.keyring import Member, Ring
 from mintmark.core.log import MARK_BYTES, Cursor, LogEntry, LogPage, denied_until
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.core.sessions import EndCause, Redeem, Session

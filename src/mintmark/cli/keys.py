@@ -8,7 +8,8 @@ from mintmark.cli.invocation import Given, Opened
 from mintmark.cli.output import distance, instant, span, table
 from mintmark.cli.status import Misused
 from mintmark.core.events import EventName
-from mintmark.core.keyring import Key, KeyState, Ring
+from mintmark.core.key import Key, KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.timing import Timing
 from mintmark.errors import NotFound
 from mintmark.server.emergency import request_rotation, revoke_key

@@ -14,11 +14,11 @@ All times are the store's. The arithmetic is in :mod:`mintmark.core.timing`; the
 - K7 a revoked key is out of the set at once and signs nowhere once its lease has ended.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Final
 
+from mintmark.core.key import TRANSITIONS, Activation, Key, KeyEvent, KeyKind, KeyMode, KeyState
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.core.timing import Timing
 from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
@@ -34,94 +34,6 @@ HEARD_WITHIN: Final = Seconds(6)
 """Three heartbeats: whoever lives while the store answers has been heard from by then."""
 
 
-class KeyState(StrEnum):
-    """Where a key is in its life. ``retired`` keys are forgotten, so no row ever holds that state."""
-
-    PREPARED = "prepared"
-    ACTIVE = "active"
-    PASSIVE = "passive"
-    RETIRED = "retired"
-    REVOKED = "revoked"
-
-
-class KeyEvent(StrEnum):
-    """What moves a key from one state to the next."""
-
-    ACTIVATED = "activated"
-    """Readable for the lead, or the first of its issuer: it may sign."""
-    SUPERSEDED = "superseded"
-    """Its node signs with another key now."""
-    LAPSED = "lapsed"
-    """Its lease ended without renewal: its node is gone, or was paused."""
-    EXPIRED = "expired"
-    """Nothing that it signed can still be valid, or its revocation is no longer worth keeping."""
-    REVOKED = "revoked"
-    """Withdrawn in an emergency, by anyone, for any node's key."""
-
-
-TRANSITIONS: Final[Mapping[tuple[KeyState, KeyEvent], KeyState]] = {
-    (KeyState.PREPARED, KeyEvent.ACTIVATED): KeyState.ACTIVE,
-    (KeyState.PREPARED, KeyEvent.LAPSED): KeyState.RETIRED,
-    (KeyState.ACTIVE, KeyEvent.SUPERSEDED): KeyState.PASSIVE,
-    (KeyState.ACTIVE, KeyEvent.LAPSED): KeyState.PASSIVE,
-    (KeyState.PASSIVE, KeyEvent.EXPIRED): KeyState.RETIRED,
-    (KeyState.PREPARED, KeyEvent.REVOKED): KeyState.REVOKED,
-    (KeyState.ACTIVE, KeyEvent.REVOKED): KeyState.REVOKED,
-    (KeyState.PASSIVE, KeyEvent.REVOKED): KeyState.REVOKED,
-    (KeyState.REVOKED, KeyEvent.EXPIRED): KeyState.RETIRED,
-}
-
-PUBLISHED: Final = frozenset({KeyState.PREPARED, KeyState.ACTIVE, KeyState.PASSIVE})
-"""The states in which a key's public half is in the JWKS."""
-
-
-class Activation(StrEnum):
-    """Why a key was allowed to sign."""
-
-    PROVEN = "proven"
-    """Read back through every public URL, then readable for the lead."""
-    BOOTSTRAP = "bootstrap"
-    """No live node held an active key: waiting would have been an outage."""
-    EMERGENCY = "emergency"
-    """The active key was revoked and no proven successor stood ready."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """One public key and its place in the ring. ``jwk`` is its canonical JSON (RFC 7517)."""
-
-    kid: Kid
-    node: NodeId
-    alg: str
-    jwk: bytes
-    state: KeyState
-    since: int
-    """The generation of the ring in which the key first appeared."""
-    prepared_at: NumericDate
-    lease_until: NumericDate
-    proven_at: NumericDate | None = None
-    activated_at: NumericDate | None = None
-    activation: Activation | None = None
-    sign_until: NumericDate | None = None
-    """A target, not a limit: past it the key signs on and an alarm sounds. See :meth:`is_resigned`."""
-    publish_until: NumericDate = NumericDate(0)
-    """Only ever raised. Readers use it as it is and never compute it again."""
-    revoked_at: NumericDate | None = None
-    reason: str | None = None
-
-    def is_published(self) -> bool:
-        """Whether the JWKS holds this key."""
-        return self.state in PUBLISHED
-
-    def is_resigned(self) -> bool:
-        """Whether its node is leaving: the key signs on for now, and nobody may count on it.
-
-        Written as a target that was brought forward to the activation, so that it is part of the ring: what
-        others decide on the ring as it was before is not taken.
-        """
-        return self.sign_until is not None and self.sign_until == self.activated_at
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ring:
     """Every key of one issuer as of one generation; ``keys`` are in the order of ``prepared_at``."""
@@ -131,6 +43,8 @@ class Ring:
     keys: tuple[Key, ...] = ()
     rotate_requested_at: NumericDate | None = None
     """An operator asked at this time for new keys: active keys that are older are due."""
+    kind: KeyKind | None = None
+    """What keys are to sign; None until a node has written it. Keys of another kind are succeeded."""
 
     def find(self, kid: Kid) -> Key | None:
         """The key under ``kid``, whatever its state."""
@@ -152,6 +66,12 @@ class Member:
     node: NodeId
     seen_at: NumericDate
     ring_generation: int
+    address: str = ""
+    """Where its cluster listener is, ``host:port``; empty where it has none."""
+    certificate: bytes = b""
+    """The certificate of that listener, in DER; whoever calls it accepts no other."""
+    modes: frozenset[KeyMode] = frozenset({KeyMode.OWN})
+    """The kinds of custody that it is configured for."""
 
     def is_live(self, now: NumericDate) -> bool:
         """Whether the heartbeat is young enough; a lease is permission to sign, not a sign of life.

@@ -7,7 +7,8 @@ A node knows the others from their heartbeat rows and from the ring, by the stor
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Activation, Key, KeyState, Member, Ring
+from mintmark.core.key import Activation, Key, KeyState
+from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Member, Ring
 from mintmark.core.timing import Timing
 from mintmark.units import Kid, NodeId, NumericDate
 

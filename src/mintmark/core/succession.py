@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mintmark.core.keyring import Activation, Key, KeyState, Member, Ring
+from mintmark.core.key import Activation, Key, KeyState
+from mintmark.core.keyring import Member, Ring
 from mintmark.core.membership import View, has_watched, live_nodes, someone_signs, staying_nodes, was_set_back
 from mintmark.core.timing import Timing
 from mintmark.units import Kid, NodeId, NumericDate

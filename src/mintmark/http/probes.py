@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
-from mintmark.core.keyring import KeyState
+from mintmark.core.key import KeyState
 from mintmark.errors import NotReady
 from mintmark.http.errors import JSON, NO_STORE
 from mintmark.http.request import Incoming

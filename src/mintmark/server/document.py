@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mintmark.core.jws import Algorithm
-from mintmark.core.keyring import Key, Ring
+from mintmark.core.key import Key
+from mintmark.core.keyring import Ring
 from mintmark.units import Issuer, Kid, Seconds
 
 _encode: Final = msgspec.json.Encoder(order="sorted").encode

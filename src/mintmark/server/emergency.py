@@ -1,7 +1,7 @@
 """What an operator does to a key ring from any node: withdraw a key, or have all of them succeeded."""
 
 from mintmark.core import keyring
-from mintmark.core.keyring import KeyState
+from mintmark.core.key import KeyState
 from mintmark.core.timing import Timing
 from mintmark.errors import StoreUnavailable
 from mintmark.ports.keyring import KeyRingStore

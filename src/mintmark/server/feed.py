@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from mintmark.core.events import EventName
-from mintmark.core.keyring import KeyState, Ring
+from mintmark.core.key import KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.log import Cursor, LogEntry, LogPage
 from mintmark.errors import NotReady, Overloaded, Unavailable
 from mintmark.ports.bus import Bus

@@ -6,7 +6,8 @@ from typing import Final
 
 from mintmark.core import keyring, membership
 from mintmark.core.events import EventName
-from mintmark.core.keyring import LIVE_FOR, KeyState
+from mintmark.core.key import KeyState
+from mintmark.core.keyring import LIVE_FOR
 from mintmark.core.membership import Departure, View
 from mintmark.core.timing import Timing
 from mintmark.ports.clock import Clock

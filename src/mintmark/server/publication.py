@@ -15,7 +15,8 @@ from typing import Final
 
 from mintmark.core.events import EventName
 from mintmark.core.jwk import is_thumbprint
-from mintmark.core.keyring import KeyState, Ring
+from mintmark.core.key import KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.timing import Timing
 from mintmark.errors import Unavailable
 from mintmark.ports.bus import Bus

@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from mintmark.core.events import EventName
-from mintmark.core.keyring import Key, KeyState
+from mintmark.core.key import Key, KeyState
 from mintmark.core.membership import offset
 from mintmark.core.succession import has_slot
 from mintmark.core.timing import Timing

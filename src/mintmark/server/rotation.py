@@ -13,7 +13,8 @@ from mintmark.core import keyring, membership, succession
 from mintmark.core.events import EventName, Value
 from mintmark.core.jwk import PublicKey
 from mintmark.core.jws import Algorithm
-from mintmark.core.keyring import Key, KeyState, Ring
+from mintmark.core.key import Key, KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.membership import View, Watch
 from mintmark.core.minting import ACCESS_TOKEN_TYP
 from mintmark.core.succession import (

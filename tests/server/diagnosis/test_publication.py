@@ -7,7 +7,8 @@ from email.utils import formatdate
 
 import pytest
 
-from mintmark.core.keyring import Key, KeyState, Ring
+from mintmark.core.key import Key, KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.timing import Timing
 from mintmark.server.diagnosis import discovery, publication
 from mintmark.server.diagnosis.answer import Answer, NoAnswer, Trouble

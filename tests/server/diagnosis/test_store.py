@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from mintmark.core.keyring import Activation, Key, KeyState, Member, Ring
+from mintmark.core.key import Activation, Key, KeyState
+from mintmark.core.keyring import Member, Ring
 from mintmark.core.timing import Timing
 from mintmark.ports.keyring import RingView, StoredTiming
 from mintmark.server.diagnosis import store

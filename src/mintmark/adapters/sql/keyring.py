@@ -8,7 +8,8 @@ from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select
 from mintmark.adapters.sql.database import Collision, Database, insert_if_absent
 from mintmark.adapters.sql.revocations import LogRows
 from mintmark.adapters.sql.schema import nodes, ring_keys, rings, timings
-from mintmark.core.keyring import Activation, Key, KeyState, Member, Ring
+from mintmark.core.key import Activation, Key, KeyState
+from mintmark.core.keyring import Member, Ring
 from mintmark.core.revocation import RevocationEvent
 from mintmark.errors import StoreDamaged
 from mintmark.ports.keyring import FORGOTTEN_AFTER, RingView, StoredTiming

@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mintmark.core.keyring import KeyState, Ring
+from mintmark.core.key import KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.timing import Timing
 from mintmark.server.diagnosis.answer import FIXES, Answer, NoAnswer, Trouble, instant_of, keys_of, unzipped
 from mintmark.server.diagnosis.finding import Check, Finding, Verdict, failed, ok, skipped, warning

@@ -8,7 +8,8 @@ from typing import Final
 
 import msgspec
 
-from mintmark.core.keyring import LIVE_FOR, Key, KeyState, Member
+from mintmark.core.key import Key, KeyState
+from mintmark.core.keyring import LIVE_FOR, Member
 from mintmark.core.timing import CROWDED_JWKS, Timing
 from mintmark.ports.keyring import RingView, StoredTiming
 from mintmark.server.diagnosis.finding import Check, Finding, failed, ok, warning

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from mintmark.core.keyring import Activation, KeyState, Ring
+from mintmark.core.key import Activation, KeyState
+from mintmark.core.keyring import Ring
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.ports.keyring import FORGOTTEN_AFTER, RingView, StoredTiming
 from mintmark.testing.conformance.rig import ISSUER, OTHER, Rig, read_log

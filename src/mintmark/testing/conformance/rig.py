@@ -6,7 +6,7 @@ from typing import Any
 
 from mintmark.core import base64url, sessions
 from mintmark.core.directory import Client, User
-from mintmark.core.keyring import Key, KeyState
+from mintmark.core.key import Key, KeyState
 from mintmark.core.log import Cursor, LogEntry
 from mintmark.core.sessions import Redeem, RefreshToken, Session, SessionStart, Verdict
 from mintmark.core.timing import Timing
