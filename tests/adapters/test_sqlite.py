@@ -292,7 +292,10 @@ async def test_transaction_that_breaks_fails_whoever_shared_it(store):
     """STORE-1, F33: where SQLite rolls all of it back, as on a full disk, nothing is said to be kept."""
 
     def breaks(connection: Connection) -> None:
-        driver(connection).execute("INSERT OR ROLLBACK INTO nodes VALUES ('i', 'n', 1, 1), ('i', 'n', 1, 1)")
+        driver(connection).execute(
+            "INSERT OR ROLLBACK INTO nodes (issuer, node, seen_at, ring_generation)"
+            " VALUES ('i', 'n', 1, 1), ('i', 'n', 1, 1)"
+        )
 
     outcomes = await sharing(store, beat("a"), breaks, beat("b"))
     # Whoever did not collide must not hear that he did: to a port that is an outcome, not a failure.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 from mintmark.core.directory import Client, User
-from mintmark.core.key import Key
+from mintmark.core.key import Key, KeyMode
 from mintmark.core.keyring import Member, Ring
 from mintmark.core.log import MARK_BYTES, Cursor, LogEntry, LogPage, denied_until
 from mintmark.core.revocation import Kind, RevocationEvent
@@ -169,7 +169,16 @@ class MemoryKeyRing:
             self._shared.append(ring.issuer, events, at=now)
             return True
 
-    async def beat(self, issuer: Issuer, node: NodeId, *, ring_generation: int) -> NumericDate:
+    async def beat(
+        self,
+        issuer: Issuer,
+        node: NodeId,
+        *,
+        ring_generation: int,
+        address: str = "",
+        certificate: bytes = b"",
+        modes: frozenset[KeyMode] = frozenset({KeyMode.OWN}),
+    ) -> NumericDate:
         """Write the heartbeat row of ``node``; the store's time that it now carries."""
         async with self._shared.transaction() as now:
             members = self._data.members
@@ -177,7 +186,7 @@ class MemoryKeyRing:
                 old = [k for k, m in members.items() if k[0] == issuer and m.seen_at + FORGOTTEN_AFTER <= now]
                 for key in old:
                     del members[key]
-            members[issuer, node] = Member(node, now, ring_generation)
+            members[issuer, node] = Member(node, now, ring_generation, address, certificate, modes)
             return now
 
     async def leave(self, issuer: Issuer, node: NodeId) -> None:

@@ -13,6 +13,7 @@
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from mintmark.core.key import KeyMode
 from mintmark.core.keyring import Member, Ring
 from mintmark.core.revocation import RevocationEvent
 from mintmark.units import Issuer, NodeId, NumericDate, Seconds
@@ -56,7 +57,16 @@ class KeyRingStore(Protocol):
         """
         ...
 
-    async def beat(self, issuer: Issuer, node: NodeId, *, ring_generation: int) -> NumericDate:
+    async def beat(
+        self,
+        issuer: Issuer,
+        node: NodeId,
+        *,
+        ring_generation: int,
+        address: str = "",
+        certificate: bytes = b"",
+        modes: frozenset[KeyMode] = frozenset({KeyMode.OWN}),
+    ) -> NumericDate:
         """Write the heartbeat row of ``node``; the store's time that it now carries."""
         ...
 

@@ -1,36 +1,44 @@
 """The key ring, heartbeats and timing settings in SQL."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, select, update
 
 from mintmark.adapters.sql.database import Collision, Database, insert_if_absent
 from mintmark.adapters.sql.revocations import LogRows
-from mintmark.adapters.sql.schema import nodes, ring_keys, rings, timings
-from mintmark.core.key import Activation, Key, KeyState
+from mintmark.adapters.sql.ring_row import key_of, key_rows, kind_of, member_of, member_row, ring_row
+from mintmark.adapters.sql.schema import key_custody, nodes, ring_keys, rings, timings
+from mintmark.core.key import KeyMode
 from mintmark.core.keyring import Member, Ring
 from mintmark.core.revocation import RevocationEvent
-from mintmark.errors import StoreDamaged
 from mintmark.ports.keyring import FORGOTTEN_AFTER, RingView, StoredTiming
-from mintmark.units import Issuer, Kid, NodeId, NumericDate
+from mintmark.units import Issuer, NodeId, NumericDate
 
 _RING = select(rings).where(rings.c.issuer == bindparam("issuer"))
-_KEYS = select(ring_keys).where(ring_keys.c.issuer == bindparam("issuer")).order_by(ring_keys.c.position)
-_PUBLISHED_UNTIL = select(ring_keys.c.kid, ring_keys.c.publish_until).where(
-    ring_keys.c.issuer == bindparam("issuer")
+_KEYS = (
+    select(*ring_keys.c, key_custody.c.mode, key_custody.c.sealed, key_custody.c.held)
+    .select_from(
+        ring_keys.outerjoin(
+            key_custody,
+            and_(key_custody.c.issuer == ring_keys.c.issuer, key_custody.c.kid == ring_keys.c.kid),
+        )
+    )
+    .where(ring_keys.c.issuer == bindparam("issuer"))
+    .order_by(ring_keys.c.position)
 )
 _MEMBERS = select(nodes).where(nodes.c.issuer == bindparam("issuer")).order_by(nodes.c.node)
 _REPLACE_RING = (
     update(rings)
     .where(rings.c.issuer == bindparam("of"), rings.c.generation == bindparam("expected"))
-    .values(generation=bindparam("new_generation"), rotate_requested_at=bindparam("new_request"))
+    .values({column: bindparam(f"new_{column.name}") for column in rings.c if not column.primary_key})
 )
 _REMOVE_KEYS = delete(ring_keys).where(ring_keys.c.issuer == bindparam("of"))
+_REMOVE_CUSTODY = delete(key_custody).where(key_custody.c.issuer == bindparam("of"))
 _BEAT = (
     update(nodes)
     .where(nodes.c.issuer == bindparam("of"), nodes.c.node == bindparam("which"))
-    .values(seen_at=bindparam("now"), ring_generation=bindparam("reported"))
+    .values({column: bindparam(f"new_{column.name}") for column in nodes.c if not column.primary_key})
 )
 _FORGET = delete(nodes).where(nodes.c.issuer == bindparam("of"), nodes.c.seen_at <= bindparam("before"))
 _LEAVE = delete(nodes).where(nodes.c.issuer == bindparam("of"), nodes.c.node == bindparam("which"))
@@ -42,6 +50,14 @@ _REPLACE_TIMING = (
 )
 
 
+def _rows(connection: Connection, statement: Select[Any], issuer: Issuer) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(statement, {"issuer": issuer}).mappings().all()]
+
+
+def _first(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return rows[0] if rows else None
+
+
 class RingRows:
     """The statements on the key ring and on what hangs on it."""
 
@@ -51,18 +67,18 @@ class RingRows:
 
     def read(self, connection: Connection, issuer: Issuer) -> RingView:
         """As the port's."""
-        asked = {"issuer": issuer}
-        row = connection.execute(_RING, asked).first()
-        keys = tuple(_key(found) for found in connection.execute(_KEYS, asked).mappings().all())
-        members = connection.execute(_MEMBERS, asked).all()
+        row = _first(_rows(connection, _RING, issuer))
+        keys = tuple(key_of(found) for found in _rows(connection, _KEYS, issuer))
+        members = _rows(connection, _MEMBERS, issuer)
         return RingView(
             ring=Ring(
                 issuer=issuer,
-                generation=row.generation if row else 0,
+                generation=row["generation"] if row else 0,
                 keys=keys,
-                rotate_requested_at=row.rotate_requested_at if row else None,
+                rotate_requested_at=row["rotate_requested_at"] if row else None,
+                kind=kind_of(row) if row else None,
             ),
-            members=tuple(Member(found.node, found.seen_at, found.ring_generation) for found in members),
+            members=tuple(member_of(found) for found in members),
             now=self._time.read(connection),
         )
 
@@ -76,44 +92,38 @@ class RingRows:
         """As the port's. The ring's row is changed first, so that its lock orders those who race."""
         if not self._take(connection, expected, ring):
             return False
-        published = {
-            found.kid: found.publish_until
-            for found in connection.execute(_PUBLISHED_UNTIL, {"issuer": ring.issuer}).all()
-        }
+        before = {row["kid"]: row for row in _rows(connection, _KEYS, ring.issuer)}
         connection.execute(_REMOVE_KEYS, {"of": ring.issuer})
+        connection.execute(_REMOVE_CUSTODY, {"of": ring.issuer})
         rows = [
-            _key_row(ring.issuer, position, key, published.get(key.kid, 0))
+            key_rows(ring.issuer, position, key, before.get(key.kid))
             for position, key in enumerate(ring.keys)
         ]
         if rows:
-            connection.execute(insert(ring_keys), rows)
+            connection.execute(insert(ring_keys), [row for row, _ in rows])
+            connection.execute(insert(key_custody), [custody for _, custody in rows])
         self._log.append(connection, ring.issuer, events, at=self._time.read(connection))
         return True
 
     def _take(self, connection: Connection, expected: int, ring: Ring) -> bool:
         if expected == 0:
-            row = {
-                "issuer": ring.issuer,
-                "generation": ring.generation,
-                "rotate_requested_at": ring.rotate_requested_at,
-            }
-            connection.execute(insert(rings), row)  # Collision: somebody else was first
+            connection.execute(insert(rings), ring_row(ring, None))  # Collision: somebody else was first
             return True
-        replacing = {
-            "of": ring.issuer,
-            "expected": expected,
-            "new_generation": ring.generation,
-            "new_request": ring.rotate_requested_at,
-        }
+        before = _first(_rows(connection, _RING, ring.issuer))
+        if before is None or before["generation"] != expected:
+            return False
+        # As it was before, if this changes anything: each generation is written once.
+        new = {f"new_{name}": value for name, value in ring_row(ring, before).items()}
+        replacing = {"of": ring.issuer, "expected": expected, **new}
         return connection.execute(_REPLACE_RING, replacing).rowcount == 1
 
-    def beat(self, connection: Connection, issuer: Issuer, node: NodeId, ring_generation: int) -> NumericDate:
-        """As the port's; also forgets nodes that nobody has seen for a day."""
+    def beat(self, connection: Connection, issuer: Issuer, member: Member) -> NumericDate:
+        """As the port's, whatever ``seen_at`` says; also forgets nodes that nobody has seen for a day."""
         now = self._time.read(connection)
-        row = {"of": issuer, "which": node, "now": now, "reported": ring_generation}
-        if connection.execute(_BEAT, row).rowcount == 0:
-            new = {"issuer": issuer, "node": node, "seen_at": now, "ring_generation": ring_generation}
-            insert_if_absent(connection, nodes, new)
+        row = member_row(issuer, replace(member, seen_at=now))
+        new = {f"new_{name}": value for name, value in row.items()}
+        if connection.execute(_BEAT, {"of": issuer, "which": member.node, **new}).rowcount == 0:
+            insert_if_absent(connection, nodes, row)
             connection.execute(_FORGET, {"of": issuer, "before": now - FORGOTTEN_AFTER})
         return now
 
@@ -158,9 +168,19 @@ class SqlKeyRing:
         except Collision:
             return False
 
-    async def beat(self, issuer: Issuer, node: NodeId, *, ring_generation: int) -> NumericDate:
+    async def beat(
+        self,
+        issuer: Issuer,
+        node: NodeId,
+        *,
+        ring_generation: int,
+        address: str = "",
+        certificate: bytes = b"",
+        modes: frozenset[KeyMode] = frozenset({KeyMode.OWN}),
+    ) -> NumericDate:
         """Write the heartbeat row of ``node``; the store's time that it now carries."""
-        return await self._database.write(lambda c: self._rows.beat(c, issuer, node, ring_generation))
+        member = Member(node, NumericDate(0), ring_generation, address, certificate, modes)
+        return await self._database.write(lambda c: self._rows.beat(c, issuer, member))
 
     async def leave(self, issuer: Issuer, node: NodeId) -> None:
         """Remove the heartbeat row."""
@@ -178,48 +198,3 @@ class SqlKeyRing:
             )
         except Collision:
             return False
-
-
-def _key_row(issuer: Issuer, position: int, key: Key, published_until: int) -> Mapping[str, Any]:
-    return {
-        "issuer": issuer,
-        "kid": key.kid,
-        "position": position,
-        "node": key.node,
-        "alg": key.alg,
-        "jwk": key.jwk,
-        "state": key.state.value,
-        "since": key.since,
-        "prepared_at": key.prepared_at,
-        "lease_until": key.lease_until,
-        "proven_at": key.proven_at,
-        "activated_at": key.activated_at,
-        "activation": None if key.activation is None else key.activation.value,
-        "sign_until": key.sign_until,
-        "publish_until": max(key.publish_until, published_until),
-        "revoked_at": key.revoked_at,
-        "reason": key.reason,
-    }
-
-
-def _key(row: RowMapping) -> Key:
-    try:
-        return Key(
-            kid=Kid(row["kid"]),
-            node=NodeId(row["node"]),
-            alg=row["alg"],
-            jwk=row["jwk"],
-            state=KeyState(row["state"]),
-            since=row["since"],
-            prepared_at=row["prepared_at"],
-            lease_until=row["lease_until"],
-            proven_at=row["proven_at"],
-            activated_at=row["activated_at"],
-            activation=None if row["activation"] is None else Activation(row["activation"]),
-            sign_until=row["sign_until"],
-            publish_until=row["publish_until"],
-            revoked_at=row["revoked_at"],
-            reason=row["reason"],
-        )
-    except ValueError:
-        raise StoreDamaged("a key in the database has a state that this code does not know") from None

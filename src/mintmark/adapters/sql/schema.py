@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The newest migration that this code knows; revisions are numbered, so text order is their order."""
 
 METADATA: Final = MetaData(
@@ -45,6 +45,9 @@ rings: Final = Table(
     Column("issuer", Text, nullable=False),
     Column("generation", BigInteger, nullable=False),
     Column("rotate_requested_at", BigInteger),
+    Column("kind_mode", Text),
+    Column("kind_alg", Text),
+    Column("mac", LargeBinary),
     PrimaryKeyConstraint("issuer"),
 )
 
@@ -69,6 +72,20 @@ ring_keys: Final = Table(
     Column("publish_until", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
     Column("reason", Text),
+    Column("mac", LargeBinary),
+    PrimaryKeyConstraint("issuer", "kid"),
+)
+
+# Apart from `ring_keys`, whose rows code of revision 0001 writes anew with the columns that it knows: what it
+# swaps in leaves these as they were.
+key_custody: Final = Table(
+    "key_custody",
+    METADATA,
+    Column("issuer", Text, nullable=False),
+    Column("kid", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("sealed", LargeBinary),
+    Column("held", Boolean(create_constraint=False), nullable=False),
     PrimaryKeyConstraint("issuer", "kid"),
 )
 
@@ -79,6 +96,10 @@ nodes: Final = Table(
     Column("node", Text, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
     Column("ring_generation", BigInteger, nullable=False),
+    Column("address", Text),
+    Column("certificate", LargeBinary),
+    Column("modes", Text),
+    Column("mac", LargeBinary),
     PrimaryKeyConstraint("issuer", "node"),
 )
 

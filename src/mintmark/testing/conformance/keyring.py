@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from mintmark.core.key import Activation, KeyState
-from mintmark.core.keyring import Ring
+from mintmark.core.algorithm import Algorithm
+from mintmark.core.key import Activation, KeyKind, KeyMode, KeyState
+from mintmark.core.keyring import Member, Ring
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.ports.keyring import FORGOTTEN_AFTER, RingView, StoredTiming
 from mintmark.testing.conformance.rig import ISSUER, OTHER, Rig, read_log
@@ -88,14 +89,27 @@ class KeyRingConformance:
         revoked = replace(
             rig.key("a", node="node-2"), state=KeyState.REVOKED, revoked_at=now, reason="lost laptop"
         )
+        shared = replace(rig.key("s"), mode=KeyMode.SHARED, sealed=bytes(range(256)), held=True)
+        token = replace(rig.key("h"), mode=KeyMode.HSM)
+        kind = KeyKind(KeyMode.HSM, Algorithm.PS256)
         ring = Ring(
-            issuer=ISSUER, generation=3, keys=(signing, revoked, rig.key("m")), rotate_requested_at=now
+            issuer=ISSUER,
+            generation=3,
+            keys=(signing, revoked, rig.key("m"), shared, token),
+            rotate_requested_at=now,
+            kind=kind,
         )
         assert await rig.store.keyring.swap(0, ring)
         assert (await rig.store.keyring.read(ISSUER)).ring == ring
-        shorter = Ring(issuer=ISSUER, generation=9, keys=(revoked,))
+        opened = replace(shared, sealed=None, held=False)
+        shorter = Ring(
+            issuer=ISSUER, generation=9, keys=(revoked, opened), kind=replace(kind, alg=Algorithm.EDDSA)
+        )
         assert await rig.store.keyring.swap(3, shorter)
         assert (await (await rig.peer()).keyring.read(ISSUER)).ring == shorter
+        kindless = Ring(issuer=ISSUER, generation=10)
+        assert await rig.store.keyring.swap(9, kindless)
+        assert (await rig.store.keyring.read(ISSUER)).ring == kindless
 
     async def test_read_shows_one_generation(self, rig: Rig) -> None:
         """RING-3: while a peer swaps, a reader sees each generation with its own keys and no others."""
@@ -138,6 +152,31 @@ class KeyRingConformance:
         await store.leave(ISSUER, _NODE)
         await store.leave(ISSUER, _NODE)
         assert [member.node for member in (await store.read(ISSUER)).members] == [other]
+
+    async def test_heartbeat_says_where_a_node_is_and_what_it_can(self, rig: Rig) -> None:
+        """RING-5: address, certificate and modes are those of the newest beat."""
+        store, now = rig.store.keyring, rig.clock.now()
+        everything = frozenset(KeyMode)
+        await store.beat(
+            ISSUER,
+            _NODE,
+            ring_generation=1,
+            address="10.0.0.1:9",
+            certificate=bytes(range(256)),
+            modes=everything,
+        )
+        await store.beat(ISSUER, NodeId("node-2"), ring_generation=1)
+        plain = Member(NodeId("node-2"), now, 1)
+        first = Member(_NODE, now, 1, "10.0.0.1:9", bytes(range(256)), everything)
+        assert (await store.read(ISSUER)).members == (first, plain)
+        only = frozenset({KeyMode.HSM})
+        await store.beat(
+            ISSUER, _NODE, ring_generation=2, address="[::1]:7", certificate=b"other", modes=only
+        )
+        second = Member(_NODE, now, 2, "[::1]:7", b"other", only)
+        assert (await store.read(ISSUER)).members == (second, plain)
+        await store.beat(ISSUER, _NODE, ring_generation=2, modes=frozenset())
+        assert (await store.read(ISSUER)).members == (Member(_NODE, now, 2, modes=frozenset()), plain)
 
     async def test_node_that_died_long_ago_is_forgotten(self, rig: Rig) -> None:
         """RING-5: rows of nodes that crashed do not pile up, and younger ones stay."""
