@@ -76,6 +76,9 @@ TRANSITIONS: Final[Mapping[tuple[KeyState, KeyEvent], KeyState]] = {
 PUBLISHED: Final = frozenset({KeyState.PREPARED, KeyState.ACTIVE, KeyState.PASSIVE})
 """The states in which a key's public half is in the JWKS."""
 
+SIGNING: Final = frozenset({KeyState.PREPARED, KeyState.ACTIVE})
+"""The states in which a key signs, or will."""
+
 
 class Activation(StrEnum):
     """Why a key was allowed to sign."""
@@ -120,6 +123,18 @@ class Key:
     def is_published(self) -> bool:
         """Whether the JWKS holds this key."""
         return self.state in PUBLISHED
+
+    def is_of_cluster(self) -> bool:
+        """Whether the cluster holds it, and not one node."""
+        return self.mode is not KeyMode.OWN
+
+    def kind(self) -> KeyKind:
+        """Its mode and its algorithm."""
+        return KeyKind(self.mode, Algorithm(self.alg))
+
+    def needed_until(self) -> NumericDate:
+        """Until when it may sign or something may be valid that it signed, unless a lease is renewed."""
+        return max(self.publish_until, self.lease_until if self.state in SIGNING else NumericDate(0))
 
     def is_resigned(self) -> bool:
         """Whether its node is leaving: the key signs on for now, and nobody may count on it.

@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from mintmark.core.events import EventName
-from mintmark.core.key import Key, KeyState
+from mintmark.core.key import Key, KeyMode, KeyState
 from mintmark.core.membership import offset
 from mintmark.core.succession import has_slot
 from mintmark.core.timing import Timing
@@ -76,20 +76,49 @@ class RingFollower:
         return None
 
     def active(self, node: NodeId) -> Key:
-        """The key that ``node`` signs with; raises NotReady where it has none that may sign now."""
-        key = self.view.ring.held_by(node, KeyState.ACTIVE)
-        if key is None:
+        """The key that ``node`` signs with first; raises NotReady where it has none that may sign now.
+
+        It is the first of :meth:`candidates` that is no peer's, so its signer may yet not hold it.
+        """
+        own = next((key for key in self.candidates(node) if key.is_of_cluster() or key.node == node), None)
+        if own is not None:
+            return own
+        ring = self.view.ring
+        if ring.held_by(node, KeyState.ACTIVE) is None and ring.held_by_cluster(KeyState.ACTIVE) is None:
             raise NotReady("this node has no active key yet", retry_after=self._until_active(node))
+        raise NotReady("the lease of this node's key has ended")
+
+    def candidates(self, node: NodeId) -> tuple[Key, ...]:
+        """The active keys that a token minted at ``node`` may be signed with, in order of preference.
+
+        First what the ring wants: the cluster's key, or the node's own; then the other of the two; then keys
+        of other live nodes, those that are leaving last. All nodes find the same key of the cluster first.
+
+        A worker cannot know what its signer holds, and need not: it asks its signer for the first one that is
+        the cluster's or its own, and after SignerRefused ``unknown_key`` or ``not_extended`` goes on to the
+        next. A key of another node is asked for there; the cluster's, where its own signer does not hold it,
+        at any live node whose heartbeat has that mode. Empty where no key may sign; raises NotReady before
+        the first read, and where this machine's clock is off.
+        """
+        view, now = self.view, self.now()
         # Tokens minted on such a clock would be refused as not yet valid, or outlive their revocation.
         if self.clock_is_off():
             raise NotReady("this node's clock is too far from the store's")
-        if self.now() >= key.lease_until:
-            raise NotReady("the lease of this node's key has ended")
-        return key
+        ring = view.ring
+        may_sign = [key for key in ring.keys if key.state is KeyState.ACTIVE and now < key.lease_until]
+        live = {member.node for member in view.members if member.is_live(now)}
+        own = [key for key in may_sign if key.node == node and not key.is_of_cluster()]
+        clusters = [key for key in may_sign if key.is_of_cluster()]
+        others = [key for key in may_sign if key.node in live - {node} and not key.is_of_cluster()]
+        wants_own = ring.kind is None or ring.kind.mode is KeyMode.OWN
+        first = [*own, *clusters] if wants_own else [*clusters, *own]
+        return (*first, *sorted(others, key=Key.is_resigned))
 
     def lacks_slot(self, node: NodeId) -> bool:
         """Whether ``node`` has no key because as many others sign as may (K6)."""
-        return not has_slot(self.view.ring, node, self._timing)
+        ring = self.view.ring
+        wants_own = ring.kind is None or ring.kind.mode is KeyMode.OWN
+        return wants_own and not has_slot(ring, node, self._timing)
 
     def _until_active(self, node: NodeId) -> Seconds:
         """What to say in Retry-After: what is left of the lead, and at most what a client would wait for.
@@ -100,7 +129,7 @@ class RingFollower:
         ring = self.view.ring
         if not any(key.state is KeyState.ACTIVE for key in ring.keys):
             return Seconds(1)
-        prepared = ring.held_by(node, KeyState.PREPARED)
+        prepared = ring.held_by(node, KeyState.PREPARED) or ring.held_by_cluster(KeyState.PREPARED)
         left = self._timing.lead
         if prepared is not None and prepared.proven_at is not None:
             left = Seconds(prepared.proven_at + self._timing.lead - self.now())
