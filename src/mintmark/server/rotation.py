@@ -13,7 +13,7 @@ from mintmark.core import keyring, membership, succession
 from mintmark.core.events import EventName, Value
 from mintmark.core.jwk import PublicKey
 from mintmark.core.jws import Algorithm
-from mintmark.core.key import Key, KeyState
+from mintmark.core.key import Key, KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Ring
 from mintmark.core.membership import View, Watch
 from mintmark.core.minting import ACCESS_TOKEN_TYP
@@ -59,6 +59,10 @@ class Rotation:
     so that no node's key is activated before all nodes answer with it. ``own_url`` is the key set at this
     node's own listener, ``proof_urls`` are the public ones, ``places`` the folders and buckets with a copy;
     ``reader`` reads all of them. ``leaving`` is asked whether the node may go.
+
+    ``kind`` is what keys are to sign, where the ring does not say so yet; with ``spare`` a successor waits
+    past its lead for as long as a key signs. ``modes`` is what the signer was configured for. ``address`` and
+    ``certificate`` are those of this node's cluster listener.
     """
 
     def __init__(
@@ -66,7 +70,8 @@ class Rotation:
         issuer: Issuer,
         *,
         node: NodeId,
-        algorithm: Algorithm,
+        kind: KeyKind | None = None,
+        algorithm: Algorithm = Algorithm.RS256,
         store: KeyRingStore,
         signer: SignerControl,
         reader: PublicReader,
@@ -78,10 +83,18 @@ class Rotation:
         own_url: str,
         proof_urls: tuple[str, ...],
         places: tuple[str, ...] = (),
+        spare: bool = False,
+        address: str = "",
+        certificate: bytes = b"",
+        modes: frozenset[KeyMode] = frozenset({KeyMode.OWN}),
     ) -> None:
         self._issuer = issuer
         self._node = node
-        self._algorithm = algorithm
+        self._kind = kind or KeyKind(KeyMode.OWN, algorithm)
+        self._wants_spare = spare
+        self._address = address
+        self._certificate = certificate
+        self._modes = modes
         self._store = store
         self._signer = signer
         self._reader = reader
@@ -167,7 +180,14 @@ class Rotation:
         now, served = self._clock.monotonic(), self._served_generation()
         if now - self._beat_at < _BEAT_EVERY and served == self._beaten:
             return
-        await self._store.beat(self._issuer, self._node, ring_generation=served)
+        await self._store.beat(
+            self._issuer,
+            self._node,
+            ring_generation=served,
+            address=self._address,
+            certificate=self._certificate,
+            modes=self._modes,
+        )
         # In this order: of two nodes that start with different timing at least one sees the other's.
         await check_agreed(self._store, self._issuer, self._timing)
         self._beat_at, self._beaten = now, served
@@ -300,9 +320,10 @@ class Rotation:
 
     async def _generate(self) -> PublicKey:
         """A key pair in the signer. It becomes a key of the ring once the store has taken it."""
-        public = await self._signer.generate(
-            issuer=self._issuer, alg=self._algorithm, typs=frozenset({ACCESS_TOKEN_TYP})
+        made = await self._signer.generate(
+            issuer=self._issuer, alg=self._kind.alg, typs=frozenset({ACCESS_TOKEN_TYP})
         )
+        public = made.public
         self._held.add(public.kid)
         return public
 
