@@ -127,7 +127,8 @@ async def measure(seconds: float, rounds: int) -> dict[str, dict[str, float]]:
     try:
         contenders: list[Contender] = []
         for alg in ALGORITHMS:
-            key = await signer.control.generate(issuer=ISSUER, alg=alg, typs=frozenset({ACCESS_TOKEN_TYP}))
+            made = await signer.control.generate(issuer=ISSUER, alg=alg, typs=frozenset({ACCESS_TOKEN_TYP}))
+            key = made.public
             now = SYSTEM_CLOCK.now()
             await signer.control.extend(
                 key.kid, max_exp=NumericDate(now + 10_000), lease_until=NumericDate(now + 9_000)

@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from mintmark.core.key import KeyMode
+from mintmark.core.sealing import SealKey
 from mintmark.signer.client import SignerClient
 from mintmark.signer.launch import start_signer
 from mintmark.signer.local import LocalSigner
-from mintmark.system import SYSTEM_CLOCK
+from mintmark.signer.sealed import Seals
+from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.signer import Rig, SignerConformance
 
@@ -25,6 +28,29 @@ async def local() -> AsyncIterator[Rig]:
         yield Rig(signer, signer, clock, lambda sock: SignerClient(sock, clock=clock), end)
     finally:
         signer.close()
+
+
+async def shared() -> AsyncIterator[Rig]:
+    clock = FakeClock()
+    seals = Seals([SealKey.from_bytes(b"k" * 32)], entropy=SYSTEM_ENTROPY)
+    signer, twin = LocalSigner(clock=clock, seals=seals), LocalSigner(clock=clock, seals=seals)
+
+    async def end() -> None:
+        signer.close()
+
+    try:
+        yield Rig(
+            signer,
+            signer,
+            clock,
+            lambda sock: SignerClient(sock, clock=clock),
+            end,
+            mode=KeyMode.SHARED,
+            twin=twin,
+        )
+    finally:
+        signer.close()
+        twin.close()
 
 
 async def process() -> AsyncIterator[Rig]:
@@ -46,7 +72,7 @@ async def process() -> AsyncIterator[Rig]:
         await signer.stop()
 
 
-@pytest.fixture(params=[local, process], ids=lambda make: make.__name__)
+@pytest.fixture(params=[local, shared, process], ids=lambda make: make.__name__)
 async def rig(request) -> AsyncIterator[Rig]:
     async for made in request.param():
         yield made

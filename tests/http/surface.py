@@ -89,9 +89,10 @@ class Surface:
     async def add_key(self, *, node: NodeId | None = None) -> Kid:
         """A new active key, in the ring and in the signer."""
         services, store = self.services, self.store.keyring
-        public = await self.signer.generate(
+        made = await self.signer.generate(
             issuer=self.issuer, alg=services.algorithm, typs=frozenset({ACCESS_TOKEN_TYP})
         )
+        public = made.public
         view = await store.read(self.issuer)
         prepared = keyring.prepare(
             view.ring,

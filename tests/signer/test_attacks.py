@@ -133,7 +133,7 @@ async def signer(folder: str, early: Attacker | None = None) -> AsyncIterator[St
         stack.callback(control.close)
         worker = SignerClient(await control.attach(), clock=SYSTEM_CLOCK)
         stack.callback(worker.close)
-        key = await control.generate(issuer=ISSUER, alg=Algorithm.RS256, typs=frozenset({"at+jwt"}))
+        key = (await control.generate(issuer=ISSUER, alg=Algorithm.RS256, typs=frozenset({"at+jwt"}))).public
         now = SYSTEM_CLOCK.now()
         await control.extend(key.kid, max_exp=NumericDate(now + 1000), lease_until=NumericDate(now + 120))
         assert await worker.sign(key.kid, "at+jwt", b'{"iss":"%s","exp":%d}' % (ISSUER.encode(), now + 60))

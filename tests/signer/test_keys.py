@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mintmark.core import jws
+from mintmark.core import jwk, jws
 from mintmark.core.algorithm import Algorithm
 from mintmark.ports.signer import Refusal, SignerRefused
 from mintmark.signer.keys import KeyTable, new_private_key
@@ -23,7 +23,9 @@ class Held:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.table = KeyTable(self.clock)
-        self.kid = self.table.add(PRIVATE, issuer=ISSUER, alg=Algorithm.EDDSA, typs=frozenset({"at+jwt"})).kid
+        public = jwk.public_key(PRIVATE.public_key(), Algorithm.EDDSA)
+        self.table.add(public, PRIVATE, issuer=ISSUER, typs=frozenset({"at+jwt"}))
+        self.kid = public.kid
 
     def extend(self, lease: int, ttl: int = 900) -> None:
         """As after a renewal that lasts ``lease`` seconds."""

@@ -88,7 +88,7 @@ class Paused:
         self._worker = SignerClient(ours, clock=SYSTEM_CLOCK, timeout=PATIENT)
 
     async def begin(self) -> None:
-        key = await self.control.generate(issuer=ISSUER, alg=Algorithm.RS256, typs=frozenset({TYP}))
+        key = (await self.control.generate(issuer=ISSUER, alg=Algorithm.RS256, typs=frozenset({TYP}))).public
         self.kid = key.kid
         self.max_exp = self.clock.now() + LEASE + TTL
         await self.extend(LEASE)
@@ -169,7 +169,7 @@ async def test_control_is_obeyed_while_signatures_stand_still(paused):
     waiting = asyncio.create_task(paused.sign(paused.max_exp))
     await paused.gate.arrived()
     await paused.extend(LEASE * 2)
-    other = await paused.control.generate(issuer=ISSUER, alg=Algorithm.EDDSA, typs=frozenset({TYP}))
+    other = (await paused.control.generate(issuer=ISSUER, alg=Algorithm.EDDSA, typs=frozenset({TYP}))).public
     held = (await paused.control.status()).keys
     assert [(key.kid, key.max_exp) for key in held] == [
         (paused.kid, paused.max_exp + LEASE),
@@ -254,7 +254,7 @@ class Stopped:
 
     async def ready_key(self, alg: Algorithm, lease: int) -> tuple[Kid, int]:
         """A key with a lease of so many seconds, and the latest ``exp`` that it covers."""
-        key = await self.control.generate(issuer=ISSUER, alg=alg, typs=frozenset({TYP}))
+        key = (await self.control.generate(issuer=ISSUER, alg=alg, typs=frozenset({TYP}))).public
         until = SYSTEM_CLOCK.now() + lease
         await self.control.extend(key.kid, max_exp=NumericDate(until + TTL), lease_until=NumericDate(until))
         return key.kid, until + TTL
@@ -314,7 +314,7 @@ async def test_process_that_was_stopped_past_its_lease_begins_no_signature(stopp
 async def test_renewal_that_a_stopped_process_reads_late_grants_no_time(stopped, alg):
     """SIGNER-10: a lease counts from when it was granted, not from when the signer got to read of it."""
     kid, max_exp = await stopped.ready_key(alg, 60)
-    other = (await stopped.control.generate(issuer=ISSUER, alg=alg, typs=frozenset({TYP}))).kid
+    other = (await stopped.control.generate(issuer=ISSUER, alg=alg, typs=frozenset({TYP}))).public.kid
     stopped.stop()
     until = SYSTEM_CLOCK.now() + 1
     granted = asyncio.create_task(

@@ -50,7 +50,7 @@ def payload(**extra: str) -> bytes:
 
 
 async def ready(signer: SignerProcess, alg: Algorithm = Algorithm.ES256) -> Kid:
-    key = await signer.control.generate(issuer=ISSUER, alg=alg, typs=TYPS)
+    key = (await signer.control.generate(issuer=ISSUER, alg=alg, typs=TYPS)).public
     now = SYSTEM_CLOCK.now()
     await signer.control.extend(key.kid, max_exp=NumericDate(now + 1000), lease_until=NumericDate(now + 120))
     return key.kid
@@ -220,7 +220,7 @@ async def test_signer_reports_each_protection_with_its_reason(signer):
 async def test_rsa_keys_are_as_large_as_they_were_asked_for():
     """rsa_bits reaches the process that makes the keys."""
     signer = await start_signer(clock=SYSTEM_CLOCK, rsa_bits=3072, threads=1)
-    key = await signer.control.generate(issuer=ISSUER, alg=Algorithm.PS256, typs=TYPS)
+    key = (await signer.control.generate(issuer=ISSUER, alg=Algorithm.PS256, typs=TYPS)).public
     assert isinstance(key.key, rsa.RSAPublicKey)
     assert key.key.key_size == 3072
     await signer.stop()

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from mintmark.core import jws
 from mintmark.core.algorithm import Algorithm
+from mintmark.core.key import KeyMode
 from mintmark.errors import SignerUnavailable
 from mintmark.signer import protocol, service
 from mintmark.signer.client import SignerClient
 from mintmark.signer.local import LocalSigner
 from mintmark.signer.service import MAX_IN_FLIGHT, SignerService
 from mintmark.testing.clock import FakeClock
-from mintmark.units import Issuer, Kid, NumericDate
+from mintmark.units import Issuer, Kid, NumericDate, Seconds
 
 ISSUER = Issuer("https://auth.example.com")
 EXP = NumericDate(1_800_000_060)
@@ -33,7 +34,7 @@ async def signer() -> AsyncIterator[LocalSigner]:
 
 
 async def ready(signer: LocalSigner, alg: Algorithm = Algorithm.ES256) -> Kid:
-    key = await signer.generate(issuer=ISSUER, alg=alg, typs=frozenset({"at+jwt"}))
+    key = (await signer.generate(issuer=ISSUER, alg=alg, typs=frozenset({"at+jwt"}))).public
     await signer.extend(key.kid, max_exp=EXP, lease_until=EXP)
     return key.kid
 
@@ -59,13 +60,18 @@ def framed(message: bytes) -> bytes:
 @pytest.mark.parametrize(
     "request_",
     [
-        lambda _: protocol.Generate(1, ISSUER, Algorithm.ES256, frozenset({"at+jwt"})),
+        lambda _: protocol.Generate(1, ISSUER, Algorithm.ES256, frozenset({"at+jwt"}), KeyMode.OWN),
+        lambda kid: protocol.Load(
+            1, kid, ISSUER, Algorithm.ES256, frozenset({"at+jwt"}), KeyMode.SHARED, b""
+        ),
+        lambda kid: protocol.Reseal(1, kid, ISSUER, Algorithm.ES256, b""),
         lambda kid: protocol.Extend(1, kid, NumericDate(2**40), NumericDate(2**40)),
-        lambda kid: protocol.Forget(1, kid),
+        lambda kid: protocol.Forget(1, kid, True),
+        lambda _: protocol.Sweep(1, frozenset(), ISSUER, Seconds(0)),
         lambda _: protocol.Report(1),
         lambda _: protocol.Attach(1),
     ],
-    ids=["generate", "extend", "forget", "report", "attach"],
+    ids=["generate", "load", "reseal", "extend", "forget", "sweep", "report", "attach"],
 )
 async def test_worker_cannot_give_orders(signer, request_):
     """A worker's channel that tries anything but sign is closed, and nothing has changed."""
@@ -228,7 +234,7 @@ async def test_key_that_cannot_be_made_is_unavailable_and_says_nothing(signer, m
         broken.setattr(service, "new_private_key", fail)
         with pytest.raises(SignerUnavailable):
             await signer.generate(issuer=ISSUER, alg=Algorithm.ES256, typs=frozenset({"at+jwt"}))
-    assert "no key could be made: MemoryError" in caplog.text
+    assert "generate failed: MemoryError" in caplog.text
     assert "canary" not in caplog.text
     assert (await signer.status()).keys == ()
 

@@ -1,5 +1,11 @@
-"""Sealing: bytes that only who holds a secret can read or change (AES-256-GCM, NIST SP 800-38D)."""
+"""Sealing: bytes that only who holds a secret can read or change (AES-256-GCM, NIST SP 800-38D).
 
+There are two kinds. :func:`seal_once` derives a key for one plaintext. :func:`seal` uses a key-encryption key
+that seals many: its seals say which key that was, and under which version of the form they were made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -9,10 +15,79 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _KEY_BYTES: Final = 32
 _ZERO_NONCE: Final = bytes(12)
+_VERSION: Final = b"\x01"
+_ID_BYTES: Final = 8
+NONCE_BYTES: Final = 12
+SEAL_KEY_BYTES: Final = 32
 
 
 class SealBroken(ValueError):
     """The secret does not fit, or the bytes were changed."""
+
+
+class SealKeyUnknown(SealBroken):
+    """The bytes name a key-encryption key that is none of those that were given."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SealKey:
+    """A key-encryption key as :func:`seal` uses it. ``id`` is public: it is part of every seal."""
+
+    id: bytes
+    secret: bytes
+
+    @classmethod
+    def from_bytes(cls, secret: bytes) -> "SealKey":
+        """The key-encryption key that ``secret`` is: 32 random bytes. Raises ValueError for another size.
+
+        What encrypts and what names it are derived apart (RFC 5869), so the name tells nothing of the key.
+        """
+        if len(secret) != SEAL_KEY_BYTES:
+            raise ValueError(f"a key-encryption key has {SEAL_KEY_BYTES} bytes")
+        return cls(
+            _derive(secret, b"key-encryption key: id")[:_ID_BYTES], _derive(secret, b"key-encryption key")
+        )
+
+
+def seal(plaintext: bytes, *, key: SealKey, nonce: bytes, context: bytes) -> bytes:
+    """``plaintext`` under ``key``: version, id of the key, ``nonce``, then what AES-256-GCM makes of it.
+
+    ``nonce`` is 12 random bytes, new for each seal: two plaintexts under one nonce reveal both. ``context``,
+    and everything before the ciphertext, is authenticated and has to be the same to open it.
+    """
+    if len(nonce) != NONCE_BYTES:
+        raise ValueError(f"a nonce has {NONCE_BYTES} bytes")
+    head = _VERSION + key.id
+    return head + nonce + AESGCM(key.secret).encrypt(nonce, plaintext, head + context)
+
+
+def unseal(sealed: bytes, *, keys: Sequence[SealKey], context: bytes) -> bytes:
+    """What :func:`seal` sealed with one of ``keys``.
+
+    Raises SealKeyUnknown when it was sealed with none of them, SealBroken for anything else that is wrong.
+    """
+    size = len(_VERSION) + _ID_BYTES
+    head, nonce, ciphertext = sealed[:size], sealed[size : size + NONCE_BYTES], sealed[size + NONCE_BYTES :]
+    if head[:1] != _VERSION or len(nonce) < NONCE_BYTES:
+        raise SealBroken("no seal of a known form")
+    for key in keys:
+        if key.id == head[1:]:
+            try:
+                return AESGCM(key.secret).decrypt(nonce, ciphertext, head + context)
+            except (InvalidTag, ValueError):
+                raise SealBroken("the seal does not open") from None
+    raise SealKeyUnknown("sealed with a key-encryption key that is not here")
+
+
+def is_sealed_with(sealed: bytes, key: SealKey) -> bool:
+    """Whether ``sealed`` says that it was sealed with ``key``; opening it proves it."""
+    return sealed.startswith(_VERSION + key.id)
+
+
+def context_of(*parts: str) -> bytes:
+    """``parts`` as one context; no two lists of parts give the same one."""
+    encoded = [part.encode() for part in parts]
+    return b"".join(len(part).to_bytes(4) + part for part in encoded)
 
 
 def seal_once(plaintext: bytes, *, secret: bytes, context: bytes) -> bytes:

@@ -26,12 +26,24 @@ Clauses, each with a conformance test:
 - SIGNER-13 a channel that ``attach`` gave signs like any other; when it is damaged or closed, the keys
   and every other channel live on.
 - SIGNER-14 once the signer is gone, every call, also one that was waiting, raises SignerUnavailable.
+- SIGNER-15 a mode that the signer was not configured for makes and loads nothing (``no_custody``), and
+  ``status`` says which modes it has.
+- SIGNER-16 ``load`` brings a key of mode ``shared`` or ``hsm`` that any signer of the same custody made, and
+  every clause above holds for it; loading it again is no error and lowers nothing.
+- SIGNER-17 nothing is loaded under a ``kid``, an issuer or an ``alg`` other than those it was made for, nor
+  from a seal that was changed, nor from a token that has it not (``sealed``, ``absent``).
+- SIGNER-18 ``generate`` gives a sealed private half in mode ``shared`` and in no other; ``reseal`` gives the
+  same key under the first key-encryption key, and None where it is so already.
+- SIGNER-19 ``forget`` leaves a key of mode ``hsm`` in its token, unless it is told to destroy it there.
+- SIGNER-20 ``sweep`` destroys in the token what that issuer made longer ago than ``older_than`` and is
+  neither known nor loaded; elsewhere there is nothing to sweep.
 
 The first line is data, not clocks: a process that was paused between check and signature can make
 nothing that outlives its key, because what it signs carries an ``exp`` that the key covers (K3).
 """
 
 import socket
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
@@ -39,8 +51,9 @@ import msgspec
 
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.jwk import PublicKey
+from mintmark.core.key import KeyMode
 from mintmark.errors import SignerUnavailable
-from mintmark.units import Issuer, Kid, NumericDate
+from mintmark.units import Issuer, Kid, NumericDate, Seconds
 
 
 class Refusal(StrEnum):
@@ -68,6 +81,13 @@ class Refusal(StrEnum):
     """``exp`` is not in the future."""
     TOO_MANY_KEYS = "too_many_keys"
     """The signer holds as many keys as it will."""
+    NO_CUSTODY = "no_custody"
+    """The signer was not given what keeps such a key: its mode is not configured, or cannot have that
+    algorithm, or it is sealed under a key-encryption key that is not here."""
+    SEALED = "sealed"
+    """The seal is not this key's, issuer's and algorithm's, or its bytes were changed."""
+    ABSENT = "absent"
+    """The token has no such key of this issuer and algorithm."""
 
 
 class SignerRefused(SignerUnavailable):
@@ -90,6 +110,24 @@ HardeningReport: TypeAlias = tuple[Hardened, ...]
 """What ``harden`` did to a process, one entry for each protection."""
 
 
+class TokenState(StrEnum):
+    """How the PKCS#11 token was when the signer last asked it for something."""
+
+    READY = "ready"
+    AWAY = "away"
+    """It does not answer, or has no such label. The signer goes on asking."""
+    PIN_REFUSED = "pin_refused"
+    """The PIN is wrong or locked. It is not tried again before a restart: a few wrong tries lock a token."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MadeKey:
+    """A new key: its public half, and in mode ``shared`` its private half as it goes into the store."""
+
+    public: PublicKey
+    sealed: bytes | None = None
+
+
 class KeyStatus(msgspec.Struct, frozen=True):
     """One key that the signer holds; ``max_exp`` and ``lease_until`` are None before the first extend."""
 
@@ -99,15 +137,21 @@ class KeyStatus(msgspec.Struct, frozen=True):
     max_exp: NumericDate | None
     lease_until: NumericDate | None
     signed: int
+    mode: KeyMode = KeyMode.OWN
 
 
 class SignerStatus(msgspec.Struct, frozen=True):
-    """The signer's process id, its keys in the order they were made, its channels, its protections."""
+    """The signer's process id, its keys in the order they came, its channels, its protections.
+
+    ``modes`` is what it was configured for, and ``token`` how its PKCS#11 token is, None without one.
+    """
 
     pid: int
     keys: tuple[KeyStatus, ...]
     channels: int
     hardening: HardeningReport
+    modes: frozenset[KeyMode] = frozenset({KeyMode.OWN})
+    token: TokenState | None = None
 
 
 class Signer(Protocol):
@@ -125,10 +169,38 @@ class Signer(Protocol):
 class SignerControl(Protocol):
     """Makes keys, says how far they reach, and forgets them; what the control process has."""
 
-    async def generate(self, *, issuer: Issuer, alg: Algorithm, typs: frozenset[str]) -> PublicKey:
-        """The public half of a new key of ``issuer`` that signs with ``alg`` under ``typs`` alone.
+    async def generate(
+        self, *, issuer: Issuer, alg: Algorithm, typs: frozenset[str], mode: KeyMode = KeyMode.OWN
+    ) -> MadeKey:
+        """A new key of ``issuer`` that signs with ``alg`` under ``typs`` alone, kept as ``mode`` says.
 
         It signs nothing before its first :meth:`extend`. Raises SignerRefused, SignerUnavailable.
+        """
+        ...
+
+    async def load(
+        self,
+        *,
+        kid: Kid,
+        issuer: Issuer,
+        alg: Algorithm,
+        typs: frozenset[str],
+        mode: KeyMode,
+        sealed: bytes | None = None,
+    ) -> None:
+        """Hold ``kid`` too: ``sealed`` opened, or found in the token. Idempotent.
+
+        Like a new key it signs nothing before an :meth:`extend`. A :meth:`forget` meanwhile wins
+        (``unknown_key``). Raises SignerRefused (``no_custody``, ``sealed``, ``absent``, ``too_many_keys``),
+        SignerUnavailable, also when the token is away.
+        """
+        ...
+
+    async def reseal(self, *, kid: Kid, issuer: Issuer, alg: Algorithm, sealed: bytes) -> bytes | None:
+        """``sealed`` under the first key-encryption key; None when it is so already.
+
+        Needs no loaded key and loads none. Raises SignerRefused (``no_custody``, ``sealed``),
+        SignerUnavailable.
         """
         ...
 
@@ -140,8 +212,20 @@ class SignerControl(Protocol):
         """
         ...
 
-    async def forget(self, kid: Kid) -> None:
-        """Destroy the private half of ``kid``; idempotent. Raises SignerUnavailable."""
+    async def forget(self, kid: Kid, *, destroy: bool = False) -> None:
+        """Destroy the private half of ``kid`` here, and with ``destroy`` also in the token; idempotent.
+
+        It signs nothing more even when destroying it fails. Raises SignerUnavailable.
+        """
+        ...
+
+    async def sweep(self, *, known: frozenset[Kid], issuer: Issuer, older_than: Seconds) -> tuple[Kid, ...]:
+        """Destroy what ``issuer`` left behind in the token, and say what that was.
+
+        That is every key that this project made there for it more than ``older_than`` ago, that is not in
+        ``known`` and not loaded: its maker ended between making it and writing it down. Nothing without a
+        token. Raises SignerUnavailable.
+        """
         ...
 
     async def status(self) -> SignerStatus:

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from mintmark.core import jwk
 from mintmark.core.algorithm import Algorithm
-from mintmark.core.jwk import PublicKey
+from mintmark.core.key import KeyMode
 from mintmark.errors import Overloaded, SignerUnavailable
 from mintmark.ports.clock import Clock
-from mintmark.ports.signer import Refusal, SignerRefused, SignerStatus
+from mintmark.ports.signer import MadeKey, Refusal, SignerRefused, SignerStatus
 from mintmark.signer import protocol
 from mintmark.signer.channel import Channel
 from mintmark.units import Issuer, Kid, NumericDate, Seconds
@@ -43,12 +43,14 @@ class _Line(Generic[A]):
         *,
         clock: Clock,
         timeout: Seconds,
+        limit: int = protocol.MAX_REQUEST,
         descriptors: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._decode = decode
         self._clock = clock
         self._timeout = timeout
+        self._limit = limit
         self._waiting: dict[int, tuple[asyncio.Future[A], float]] = {}
         self._last_id = 0
         self._watch: asyncio.Task[None] | None = None
@@ -65,7 +67,7 @@ class _Line(Generic[A]):
             raise Overloaded("too many signatures are waiting")
         self._last_id = number = self._last_id + 1
         message = protocol.encode(request(number))
-        if len(message) > protocol.MAX_REQUEST:
+        if len(message) > self._limit:
             raise SignerRefused(Refusal.TOO_LARGE)
         answered: asyncio.Future[A] = self._loop.create_future()
         self._waiting[number] = (answered, self._clock.monotonic())
@@ -162,24 +164,54 @@ class ControlClient:
 
     def __init__(self, sock: socket.socket, *, clock: Clock, timeout: Seconds = CONTROL_TIMEOUT) -> None:
         self._line: _Line[protocol.ControlAnswer] = _Line(
-            sock, protocol.decode_control_answer, clock=clock, timeout=timeout
+            sock, protocol.decode_control_answer, clock=clock, timeout=timeout, limit=protocol.MAX_ORDER
         )
 
-    async def generate(self, *, issuer: Issuer, alg: Algorithm, typs: frozenset[str]) -> PublicKey:
-        """The public half of a new key; see the port."""
-        answer = await self._line.ask(lambda n: protocol.Generate(n, issuer, alg, typs))
+    async def generate(
+        self, *, issuer: Issuer, alg: Algorithm, typs: frozenset[str], mode: KeyMode = KeyMode.OWN
+    ) -> MadeKey:
+        """A new key; see the port."""
+        answer = await self._line.ask(lambda n: protocol.Generate(n, issuer, alg, typs, mode))
         if not isinstance(answer, protocol.Generated):
             raise SignerUnavailable("the signer answered something else")
         # What is no key of ours cannot come from our signer; jwk.public_key raises UnusableKey on it.
-        return jwk.public_key(load_der_public_key(answer.spki), alg)  # type: ignore[arg-type]
+        public = jwk.public_key(load_der_public_key(answer.spki), alg)  # type: ignore[arg-type]
+        return MadeKey(public, answer.sealed)
+
+    async def load(
+        self,
+        *,
+        kid: Kid,
+        issuer: Issuer,
+        alg: Algorithm,
+        typs: frozenset[str],
+        mode: KeyMode,
+        sealed: bytes | None = None,
+    ) -> None:
+        """Hold a key of the cluster too; see the port."""
+        await self._line.ask(lambda n: protocol.Load(n, kid, issuer, alg, typs, mode, sealed))
+
+    async def reseal(self, *, kid: Kid, issuer: Issuer, alg: Algorithm, sealed: bytes) -> bytes | None:
+        """Another seal for the same key; see the port."""
+        answer = await self._line.ask(lambda n: protocol.Reseal(n, kid, issuer, alg, sealed))
+        if isinstance(answer, protocol.Resealed):
+            return answer.sealed
+        raise SignerUnavailable("the signer answered something else")
 
     async def extend(self, kid: Kid, *, max_exp: NumericDate, lease_until: NumericDate) -> None:
         """Raise what ``kid`` may sign; see the port."""
         await self._line.ask(lambda n: protocol.Extend(n, kid, max_exp, lease_until))
 
-    async def forget(self, kid: Kid) -> None:
+    async def forget(self, kid: Kid, *, destroy: bool = False) -> None:
         """Destroy the private half of ``kid``; see the port."""
-        await self._line.ask(lambda n: protocol.Forget(n, kid))
+        await self._line.ask(lambda n: protocol.Forget(n, kid, destroy))
+
+    async def sweep(self, *, known: frozenset[Kid], issuer: Issuer, older_than: Seconds) -> tuple[Kid, ...]:
+        """Destroy what was left behind in the token; see the port."""
+        answer = await self._line.ask(lambda n: protocol.Sweep(n, known, issuer, older_than))
+        if isinstance(answer, protocol.Swept):
+            return answer.kids
+        raise SignerUnavailable("the signer answered something else")
 
     async def status(self) -> SignerStatus:
         """What the signer holds; see the port."""

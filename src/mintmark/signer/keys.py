@@ -8,14 +8,16 @@ applies every rule, :meth:`Admitted.signature` is the bare arithmetic on data th
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from enum import Enum
+from typing import Final, Protocol, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from mintmark.core import base64url, jwk, jws, strict_json
+from mintmark.core import base64url, jws, strict_json
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.jwk import PublicKey
 from mintmark.core.jws import PrivateKeyObject
+from mintmark.core.key import KeyMode
 from mintmark.core.minting import MAX_PAYLOAD
 from mintmark.ports.clock import Clock
 from mintmark.ports.signer import KeyStatus, Refusal, SignerRefused
@@ -30,14 +32,35 @@ THREADED: Final = frozenset({Algorithm.RS256, Algorithm.PS256})
 _TYP: Final = re.compile(r"[A-Za-z0-9!#$&^_.+/-]{1,64}")
 
 
+class TokenKey(Protocol):
+    """A private half that is not in this process: whoever has it signs for us."""
+
+    def sign(self, message: bytes) -> bytes:
+        """The JWS signature of ``message``; may take long, or raise SignerUnavailable."""
+        ...
+
+
+PrivateHalf: TypeAlias = PrivateKeyObject | TokenKey
+
+
+class Where(Enum):
+    """Where the arithmetic of a signature belongs."""
+
+    LOOP = "loop"
+    """It is cheaper than a hop to a thread."""
+    THREAD = "thread"
+    DEVICE = "device"
+    """A thread of its own kind: one that waits for a device keeps no other signature waiting."""
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class _Key:
     """One key; its private half is None once it is forgotten."""
 
     public: PublicKey
-    private: PrivateKeyObject | None
+    private: PrivateHalf | None
     issuer: Issuer
-    alg: Algorithm
+    mode: KeyMode
     heads: dict[str, bytes]
     """By ``typ``: the encoded header and its dot, the same for every token of this key."""
     max_exp: NumericDate | None = None
@@ -51,17 +74,23 @@ class Admitted:
     """A signing that every rule allows."""
 
     key: _Key
-    private: PrivateKeyObject
+    private: PrivateHalf
     message: bytes
 
     @property
-    def threaded(self) -> bool:
-        """Whether :meth:`signature` is slow enough to belong in another thread."""
-        return self.key.alg in THREADED
+    def where(self) -> Where:
+        """Where :meth:`signature` is to run."""
+        if self.key.mode is KeyMode.HSM:
+            return Where.DEVICE
+        return Where.THREAD if self.key.public.alg in THREADED else Where.LOOP
 
     def signature(self) -> bytes:
         """The signature over the message, in JWS form; safe in any thread."""
-        return jws.sign(self.key.alg, self.private, self.message)
+        match self.private:
+            case rsa.RSAPrivateKey() | ec.EllipticCurvePrivateKey() | ed25519.Ed25519PrivateKey() as held:
+                return jws.sign(self.key.public.alg, held, self.message)
+            case elsewhere:
+                return elsewhere.sign(self.message)
 
 
 class KeyTable:
@@ -75,25 +104,42 @@ class KeyTable:
         self._keys: dict[Kid, _Key] = {}
 
     def add(
-        self, private: PrivateKeyObject, *, issuer: Issuer, alg: Algorithm, typs: frozenset[str]
-    ) -> PublicKey:
-        """Take ``private`` in and give its public half; it signs nothing before :meth:`extend`.
+        self,
+        public: PublicKey,
+        private: PrivateHalf,
+        *,
+        issuer: Issuer,
+        typs: frozenset[str],
+        mode: KeyMode = KeyMode.OWN,
+    ) -> None:
+        """Take a key in; it signs nothing before :meth:`extend`. One that is here already stays as it is.
 
         Raises SignerRefused (``too_many_keys``, ``wrong_typ``).
         """
-        self.refuse_more()
-        if not typs or not all(_TYP.fullmatch(typ) for typ in typs):
-            raise SignerRefused(Refusal.WRONG_TYP)
-        public = jwk.public_key(private.public_key(), alg)
-        header = {"alg": alg.value, "kid": public.kid}
+        if public.kid in self._keys:
+            return
+        self.check_room(typs)
+        header = {"alg": public.alg.value, "kid": public.kid}
         heads = {typ: jws.signing_input({**header, "typ": typ}, b"") for typ in typs}
-        self._keys[public.kid] = _Key(public, private, issuer, alg, heads)
-        return public
+        self._keys[public.kid] = _Key(public, private, issuer, mode, heads)
 
-    def refuse_more(self) -> None:
-        """Raise SignerRefused (``too_many_keys``) when there is no room for another key."""
+    def check_room(self, typs: frozenset[str]) -> None:
+        """Raise SignerRefused when :meth:`add` of a key for ``typs`` would; ask before a key is made."""
         if len(self._keys) >= MAX_KEYS:
             raise SignerRefused(Refusal.TOO_MANY_KEYS)
+        if not typs or not all(_TYP.fullmatch(typ) for typ in typs):
+            raise SignerRefused(Refusal.WRONG_TYP)
+
+    def holds(self, kid: Kid, *, issuer: Issuer, alg: Algorithm, typs: frozenset[str]) -> bool:
+        """Whether ``kid`` is here; raises SignerRefused when it is, and is another issuer's, or for else."""
+        key = self._keys.get(kid)
+        if key is None:
+            return False
+        if key.issuer != issuer:
+            raise SignerRefused(Refusal.WRONG_ISSUER)
+        if key.public.alg is not alg or key.heads.keys() != typs:
+            raise SignerRefused(Refusal.WRONG_TYP)
+        return True
 
     def extend(self, kid: Kid, *, max_exp: NumericDate, lease_until: NumericDate) -> None:
         """Raise what ``kid`` may sign; see SIGNER-8. Raises SignerRefused (``unknown_key``)."""
@@ -120,10 +166,11 @@ class KeyTable:
             KeyStatus(
                 kid,
                 key.issuer,
-                key.alg,
+                key.public.alg,
                 key.max_exp,
                 None if key.max_exp is None else key.lease_until,
                 key.signed,
+                key.mode,
             )
             for kid, key in self._keys.items()
         )

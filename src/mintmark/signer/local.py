@@ -7,19 +7,25 @@ in the loop that is running. Private keys are then in the memory of whoever uses
 import socket
 
 from mintmark.core.algorithm import Algorithm
-from mintmark.core.jwk import PublicKey
+from mintmark.core.key import KeyMode
 from mintmark.ports.clock import Clock
-from mintmark.ports.signer import SignerStatus
+from mintmark.ports.signer import MadeKey, SignerStatus
 from mintmark.signer.client import ControlClient, SignerClient
+from mintmark.signer.sealed import Seals
 from mintmark.signer.service import SignerService
-from mintmark.units import Issuer, Kid, NumericDate
+from mintmark.units import Issuer, Kid, NumericDate, Seconds
 
 
 class LocalSigner:
-    """Both :class:`mintmark.ports.signer.Signer` and ``SignerControl``, in the running loop."""
+    """Both :class:`mintmark.ports.signer.Signer` and ``SignerControl``, in the running loop.
 
-    def __init__(self, *, clock: Clock, rsa_bits: int = 2048, threads: int = 2) -> None:
-        self._service = SignerService(clock=clock, rsa_bits=rsa_bits, threads=threads)
+    With ``seals`` it has mode ``shared``; signers whose seals have the same keys share theirs.
+    """
+
+    def __init__(
+        self, *, clock: Clock, rsa_bits: int = 2048, threads: int = 2, seals: Seals | None = None
+    ) -> None:
+        self._service = SignerService(clock=clock, rsa_bits=rsa_bits, threads=threads, seals=seals)
         ours, theirs = socket.socketpair()
         self._service.serve_control(theirs, lambda: None)
         self._control = ControlClient(ours, clock=clock)
@@ -27,17 +33,40 @@ class LocalSigner:
         self._service.serve_worker(theirs)
         self._worker = SignerClient(ours, clock=clock)
 
-    async def generate(self, *, issuer: Issuer, alg: Algorithm, typs: frozenset[str]) -> PublicKey:
-        """The public half of a new key; see the port."""
-        return await self._control.generate(issuer=issuer, alg=alg, typs=typs)
+    async def generate(
+        self, *, issuer: Issuer, alg: Algorithm, typs: frozenset[str], mode: KeyMode = KeyMode.OWN
+    ) -> MadeKey:
+        """A new key; see the port."""
+        return await self._control.generate(issuer=issuer, alg=alg, typs=typs, mode=mode)
+
+    async def load(
+        self,
+        *,
+        kid: Kid,
+        issuer: Issuer,
+        alg: Algorithm,
+        typs: frozenset[str],
+        mode: KeyMode,
+        sealed: bytes | None = None,
+    ) -> None:
+        """Hold a key of the cluster too; see the port."""
+        await self._control.load(kid=kid, issuer=issuer, alg=alg, typs=typs, mode=mode, sealed=sealed)
+
+    async def reseal(self, *, kid: Kid, issuer: Issuer, alg: Algorithm, sealed: bytes) -> bytes | None:
+        """Another seal for the same key; see the port."""
+        return await self._control.reseal(kid=kid, issuer=issuer, alg=alg, sealed=sealed)
 
     async def extend(self, kid: Kid, *, max_exp: NumericDate, lease_until: NumericDate) -> None:
         """Raise what ``kid`` may sign; see the port."""
         await self._control.extend(kid, max_exp=max_exp, lease_until=lease_until)
 
-    async def forget(self, kid: Kid) -> None:
+    async def forget(self, kid: Kid, *, destroy: bool = False) -> None:
         """Destroy the private half of ``kid``; see the port."""
-        await self._control.forget(kid)
+        await self._control.forget(kid, destroy=destroy)
+
+    async def sweep(self, *, known: frozenset[Kid], issuer: Issuer, older_than: Seconds) -> tuple[Kid, ...]:
+        """Destroy what was left behind in the token; see the port."""
+        return await self._control.sweep(known=known, issuer=issuer, older_than=older_than)
 
     async def status(self) -> SignerStatus:
         """What it holds; see the port."""

@@ -11,12 +11,15 @@ from typing import Final, TypeAlias
 import msgspec
 
 from mintmark.core.algorithm import Algorithm
+from mintmark.core.key import KeyMode
 from mintmark.core.minting import MAX_PAYLOAD
 from mintmark.ports.signer import Refusal, SignerStatus
-from mintmark.units import Issuer, Kid, NumericDate
+from mintmark.units import Issuer, Kid, NumericDate, Seconds
 
 MAX_REQUEST: Final = MAX_PAYLOAD + 1024
-"""Bytes of one request frame: the largest payload, and room for its envelope."""
+"""Bytes of one request frame of a worker: the largest payload, and room for its envelope."""
+MAX_ORDER: Final = 64 * 1024
+"""Bytes of one request frame of control: a sealed key, or the names of every key of an issuer."""
 MAX_ANSWER: Final = 64 * 1024
 """Bytes of one answer frame: a token, or the status of as many keys as the signer holds."""
 
@@ -41,6 +44,37 @@ class Generate(msgspec.Struct, array_like=True, tag="generate", frozen=True):
     issuer: Issuer
     alg: Algorithm
     typs: frozenset[str]
+    mode: KeyMode
+
+
+class Load(msgspec.Struct, array_like=True, tag="load", frozen=True):
+    """From control: hold this key of the cluster too."""
+
+    id: int
+    kid: Kid
+    issuer: Issuer
+    alg: Algorithm
+    typs: frozenset[str]
+    mode: KeyMode
+    sealed: bytes | None
+
+    def __repr__(self) -> str:
+        """The request without what is sealed."""
+        return f"Load(id={self.id}, kid={self.kid!r})"
+
+
+class Reseal(msgspec.Struct, array_like=True, tag="reseal", frozen=True):
+    """From control: seal this under the first key-encryption key."""
+
+    id: int
+    kid: Kid
+    issuer: Issuer
+    alg: Algorithm
+    sealed: bytes
+
+    def __repr__(self) -> str:
+        """The request without what is sealed."""
+        return f"Reseal(id={self.id}, kid={self.kid!r})"
 
 
 class Extend(msgspec.Struct, array_like=True, tag="extend", frozen=True):
@@ -53,10 +87,20 @@ class Extend(msgspec.Struct, array_like=True, tag="extend", frozen=True):
 
 
 class Forget(msgspec.Struct, array_like=True, tag="forget", frozen=True):
-    """From control: destroy a key."""
+    """From control: destroy a key here, and in its token too when ``destroy`` says so."""
 
     id: int
     kid: Kid
+    destroy: bool
+
+
+class Sweep(msgspec.Struct, array_like=True, tag="sweep", frozen=True):
+    """From control: destroy what was left behind in the token."""
+
+    id: int
+    known: frozenset[Kid]
+    issuer: Issuer
+    older_than: Seconds
 
 
 class Report(msgspec.Struct, array_like=True, tag="report", frozen=True):
@@ -87,6 +131,29 @@ class Generated(msgspec.Struct, array_like=True, tag="generated", frozen=True):
 
     id: int
     spki: bytes
+    sealed: bytes | None
+
+    def __repr__(self) -> str:
+        """The answer without what is sealed."""
+        return f"Generated(id={self.id})"
+
+
+class Resealed(msgspec.Struct, array_like=True, tag="resealed", frozen=True):
+    """To control: the new seal, or None where the old one is as good."""
+
+    id: int
+    sealed: bytes | None
+
+    def __repr__(self) -> str:
+        """The answer without what is sealed."""
+        return f"Resealed(id={self.id})"
+
+
+class Swept(msgspec.Struct, array_like=True, tag="swept", frozen=True):
+    """To control: what the token has no more."""
+
+    id: int
+    kids: tuple[Kid, ...]
 
 
 class Done(msgspec.Struct, array_like=True, tag="done", frozen=True):
@@ -115,8 +182,8 @@ class Failed(msgspec.Struct, array_like=True, tag="failed", frozen=True, gc=Fals
     id: int
 
 
-ControlRequest: TypeAlias = Generate | Extend | Forget | Report | Attach
-ControlAnswer: TypeAlias = Generated | Done | Reported | Refused | Failed
+ControlRequest: TypeAlias = Generate | Load | Reseal | Extend | Forget | Sweep | Report | Attach
+ControlAnswer: TypeAlias = Generated | Resealed | Swept | Done | Reported | Refused | Failed
 WorkerAnswer: TypeAlias = Signed | Refused | Failed
 
 encode: Final = msgspec.msgpack.Encoder().encode

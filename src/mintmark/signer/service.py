@@ -5,17 +5,20 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from mintmark.core.jws import PrivateKeyObject
+from mintmark.core import jwk
+from mintmark.core.jwk import PublicKey
+from mintmark.core.key import KeyMode
 from mintmark.ports.clock import Clock
-from mintmark.ports.signer import HardeningReport, SignerRefused, SignerStatus
+from mintmark.ports.signer import HardeningReport, Refusal, SignerRefused, SignerStatus
 from mintmark.signer import protocol
 from mintmark.signer.channel import Channel
-from mintmark.signer.keys import Admitted, KeyTable, new_private_key
+from mintmark.signer.keys import Admitted, KeyTable, PrivateHalf, Where, new_private_key
+from mintmark.signer.sealed import Seals
 from mintmark.signer.threads import Threads, attempt
 
 log: Final = logging.getLogger("mintmark.signer")
@@ -23,15 +26,26 @@ log: Final = logging.getLogger("mintmark.signer")
 MAX_IN_FLIGHT: Final = 256
 """Signatures of one worker under way in threads; then its channel is not read until some are done."""
 
+_Finish: TypeAlias = Callable[[], protocol.ControlAnswer]
+"""What is left to do in the loop once a thread has done the slow part of a request."""
+
 
 class SignerService:
     """Serves one key table to one control channel and any number of workers, in the running loop.
 
     ``rsa_bits`` is the size of new RSA keys, 2048 or 3072; ``threads`` how many RSA signatures run at
-    once; ``hardening`` what ``status`` reports of this process.
+    once; ``seals`` gives it mode ``shared``; ``hardening`` is what ``status`` reports of this process.
     """
 
-    def __init__(self, *, clock: Clock, rsa_bits: int, threads: int, hardening: HardeningReport = ()) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        rsa_bits: int,
+        threads: int,
+        seals: Seals | None = None,
+        hardening: HardeningReport = (),
+    ) -> None:
         if rsa_bits not in {2048, 3072}:
             raise ValueError("RSA keys have 2048 or 3072 bits here")
         self._rsa_bits = rsa_bits
@@ -39,7 +53,9 @@ class SignerService:
         self._table = KeyTable(clock)
         self._signing: Threads[bytes] = Threads(threads, "sign")
         # A thread of its own: a key takes as long to make as a hundred signatures.
-        self._making: Threads[PrivateKeyObject] = Threads(1, "generate")
+        self._making: Threads[_Finish] = Threads(1, "generate")
+        self._seals = seals
+        self._loading: dict[int, protocol.Load] = {}
         self._workers: set[_Worker] = set()
         self._control: Channel | None = None
 
@@ -53,7 +69,7 @@ class SignerService:
             on_end()
 
         self._control = Channel(
-            sock, on_frame=self._obey, on_end=ended, limit=protocol.MAX_REQUEST, descriptors=True
+            sock, on_frame=self._obey, on_end=ended, limit=protocol.MAX_ORDER, descriptors=True
         )
 
     def serve_worker(self, sock: socket.socket) -> None:
@@ -89,11 +105,18 @@ class SignerService:
     def _perform(self, control: Channel, request: protocol.ControlRequest) -> protocol.ControlAnswer | None:
         """The answer, or None when it comes later, or never because the channel has ended."""
         match request:
-            case protocol.Generate(id, _, alg, _):
-                self._table.refuse_more()
-                self._making.submit(
-                    partial(new_private_key, alg, self._rsa_bits), partial(self._made, control, request)
-                )
+            case protocol.Generate():
+                self._table.check_room(request.typs)
+                if request.mode not in self._modes():
+                    raise SignerRefused(Refusal.NO_CUSTODY)
+                self._submit(control, request, partial(self._make, request))
+                return None
+            case protocol.Load(id):
+                return protocol.Done(id) if self._is_loaded(control, request) else None
+            case protocol.Reseal():
+                if self._seals is None:
+                    raise SignerRefused(Refusal.NO_CUSTODY)
+                self._submit(control, request, partial(self._reseal, self._seals, request))
                 return None
             case protocol.Extend(id, kid, max_exp, lease_until):
                 self._table.extend(kid, max_exp=max_exp, lease_until=lease_until)
@@ -101,12 +124,17 @@ class SignerService:
                 return protocol.Done(id)
             case protocol.Forget(id, kid):
                 self._table.forget(kid)
+                # What is being loaded just now would come back to life after the answer.
+                for number in [number for number, load in self._loading.items() if load.kid == kid]:
+                    del self._loading[number]
                 log.info("forgot %s", kid)
                 return protocol.Done(id)
+            case protocol.Sweep(id):
+                return protocol.Swept(id, ())
             case protocol.Report(id):
                 keys = self._table.status()
                 return protocol.Reported(
-                    id, SignerStatus(os.getpid(), keys, len(self._workers), self._hardening)
+                    id, SignerStatus(os.getpid(), keys, len(self._workers), self._hardening, self._modes())
                 )
             case protocol.Attach(id):
                 descriptor = control.take_descriptor()
@@ -116,22 +144,76 @@ class SignerService:
                 self.serve_worker(socket.socket(fileno=descriptor))
                 return protocol.Done(id)
 
-    def _made(self, control: Channel, request: protocol.Generate, made: PrivateKeyObject | Exception) -> None:
+    def _modes(self) -> frozenset[KeyMode]:
+        return frozenset({KeyMode.OWN} | ({KeyMode.SHARED} if self._seals is not None else set()))
+
+    def _submit(self, control: Channel, request: protocol.ControlRequest, job: Callable[[], _Finish]) -> None:
+        """Run ``job`` in a thread, then what it gave in the loop; that makes the answer."""
+        self._making.submit(job, partial(self._answer, control, request))
+
+    def _answer(self, control: Channel, request: protocol.ControlRequest, done: _Finish | Exception) -> None:
         answer: protocol.ControlAnswer
         try:
-            if isinstance(made, Exception):
-                raise made
-            public = self._table.add(made, issuer=request.issuer, alg=request.alg, typs=request.typs)
+            if isinstance(done, Exception):
+                raise done
+            answer = done()
         except SignerRefused as refusal:
             answer = protocol.Refused(request.id, refusal.reason)
         except Exception as error:  # noqa: BLE001  Control is told that it failed; the rest stays here.
-            log.error("no key could be made: %s", type(error).__qualname__)
+            log.error("%s failed: %s", type(request).__name__.lower(), type(error).__qualname__)
             answer = protocol.Failed(request.id)
-        else:
-            log.info("made %s for %s", public.kid, public.alg)
-            spki = public.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-            answer = protocol.Generated(request.id, spki)
+        self._loading.pop(request.id, None)
         control.send(protocol.encode(answer))
+
+    def _make(self, request: protocol.Generate) -> _Finish:
+        """In a thread: a key, sealed where its mode says so."""
+        issuer, alg, sealed = request.issuer, request.alg, None
+        private = new_private_key(alg, self._rsa_bits)
+        public = jwk.public_key(private.public_key(), alg)
+        if request.mode is KeyMode.SHARED and self._seals is not None:
+            sealed = self._seals.seal(private, kid=public.kid, issuer=issuer, alg=alg)
+        return partial(self._made, request, public, private, sealed)
+
+    def _made(
+        self, request: protocol.Generate, public: PublicKey, private: PrivateHalf, sealed: bytes | None
+    ) -> protocol.ControlAnswer:
+        self._table.add(public, private, issuer=request.issuer, typs=request.typs, mode=request.mode)
+        log.info("made %s for %s", public.kid, public.alg)
+        spki = public.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return protocol.Generated(request.id, spki, sealed)
+
+    def _is_loaded(self, control: Channel, request: protocol.Load) -> bool:
+        """Whether it is here; where it is not, begin to load it."""
+        if request.mode is KeyMode.OWN or request.mode not in self._modes():
+            raise SignerRefused(Refusal.NO_CUSTODY)
+        if self._table.holds(request.kid, issuer=request.issuer, alg=request.alg, typs=request.typs):
+            return True
+        self._table.check_room(request.typs)
+        if self._seals is None or request.sealed is None:
+            raise SignerRefused(Refusal.SEALED)
+        self._loading[request.id] = request
+        self._submit(control, request, partial(self._open, self._seals, request.sealed, request))
+        return False
+
+    def _open(self, seals: Seals, sealed: bytes, request: protocol.Load) -> _Finish:
+        """In a thread: the key in ``sealed``."""
+        public, private = seals.open(sealed, kid=request.kid, issuer=request.issuer, alg=request.alg)
+        return partial(self._opened, request, public, private)
+
+    def _opened(
+        self, request: protocol.Load, public: PublicKey, private: PrivateHalf
+    ) -> protocol.ControlAnswer:
+        if request.id not in self._loading:
+            raise SignerRefused(Refusal.UNKNOWN_KEY)
+        if not self._table.holds(request.kid, issuer=request.issuer, alg=request.alg, typs=request.typs):
+            self._table.add(public, private, issuer=request.issuer, typs=request.typs, mode=request.mode)
+            log.info("loaded %s for %s", public.kid, public.alg)
+        return protocol.Done(request.id)
+
+    def _reseal(self, seals: Seals, request: protocol.Reseal) -> _Finish:
+        """In a thread: the other seal."""
+        sealed = seals.reseal(request.sealed, kid=request.kid, issuer=request.issuer, alg=request.alg)
+        return lambda: protocol.Resealed(request.id, sealed)
 
 
 class _Worker:
@@ -167,7 +249,7 @@ class _Worker:
         except SignerRefused as refusal:
             self.channel.send(protocol.encode(protocol.Refused(request.id, refusal.reason)))
             return
-        if not admitted.threaded:
+        if admitted.where is Where.LOOP:
             self._answer(request.id, admitted, attempt(admitted.signature))
             return
         self._in_flight += 1

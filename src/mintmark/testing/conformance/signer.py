@@ -4,6 +4,7 @@ A test class for an implementation inherits :class:`SignerConformance` and gives
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ import pytest
 from mintmark.core import jws
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.jwk import PublicKey
+from mintmark.core.key import KeyMode
 from mintmark.errors import SignerUnavailable
 from mintmark.ports.clock import Clock
-from mintmark.ports.signer import Refusal, Signer, SignerControl, SignerRefused
-from mintmark.units import Issuer, Kid, NumericDate
+from mintmark.ports.signer import MadeKey, Refusal, Signer, SignerControl, SignerRefused
+from mintmark.units import Issuer, Kid, NumericDate, Seconds
 
 ISSUER = Issuer("https://auth.example.com")
+OTHER = Issuer("https://auth.example.com/other")
 TYP = "at+jwt"
 LEASE = 120
 TTL = 900
@@ -36,16 +39,58 @@ class Rig:
     """A worker's signer on a channel that ``control.attach`` gave."""
     end: Callable[[], Awaitable[None]]
     """Make the signer go away, as if it had crashed."""
+    mode: KeyMode = KeyMode.OWN
+    """What keys the suite makes."""
+    twin: SignerControl | None = None
+    """Another signer with the same custody, as another node has it; for modes other than ``own``."""
+    algorithms: frozenset[Algorithm] = frozenset(Algorithm)
+    """What keys of that mode can sign with."""
+
+    async def make(
+        self,
+        alg: Algorithm = Algorithm.ES256,
+        *,
+        issuer: Issuer = ISSUER,
+        typs: frozenset[str] = frozenset({TYP}),
+    ) -> MadeKey:
+        """A new key of the mode under test."""
+        return await self.control.generate(issuer=issuer, alg=alg, typs=typs, mode=self.mode)
 
     async def generate(self, alg: Algorithm = Algorithm.ES256) -> PublicKey:
-        """A new key of :data:`ISSUER` for access tokens."""
-        return await self.control.generate(issuer=ISSUER, alg=alg, typs=frozenset({TYP}))
+        """A new key of :data:`ISSUER` for access tokens; skips the test where the mode has none such."""
+        if alg not in self.algorithms:
+            pytest.skip(f"{self.mode.value} keys do not sign with {alg.value}")
+        return (await self.make(alg)).public
+
+    async def load(
+        self,
+        made: MadeKey,
+        *,
+        into: SignerControl | None = None,
+        kid: Kid | None = None,
+        issuer: Issuer = ISSUER,
+        alg: Algorithm | None = None,
+        sealed: bytes | None = None,
+    ) -> None:
+        """Have ``into``, or the signer under test, load ``made``; what is given replaces what is true."""
+        await (into or self.control).load(
+            kid=kid or made.public.kid,
+            issuer=issuer,
+            alg=alg or made.public.alg,
+            typs=frozenset({TYP}),
+            mode=self.mode,
+            sealed=made.sealed if sealed is None else sealed,
+        )
+
+    async def extend(self, kid: Kid) -> None:
+        """Give ``kid`` a lease that has just begun."""
+        now = self.clock.now()
+        await self.control.extend(kid, max_exp=self.max_exp(now), lease_until=NumericDate(now + LEASE))
 
     async def ready_key(self, alg: Algorithm = Algorithm.ES256) -> PublicKey:
         """A new key with a lease that has just begun."""
         key = await self.generate(alg)
-        now = self.clock.now()
-        await self.control.extend(key.kid, max_exp=self.max_exp(now), lease_until=NumericDate(now + LEASE))
+        await self.extend(key.kid)
         return key
 
     def max_exp(self, now: NumericDate | None = None) -> NumericDate:
@@ -67,7 +112,7 @@ class Rig:
 
 
 class SignerConformance:
-    """One test for each clause SIGNER-1 to SIGNER-14."""
+    """One test for each clause SIGNER-1 to SIGNER-20."""
 
     @pytest.mark.parametrize("alg", list(Algorithm))
     async def test_generated_keys_are_new_and_only_their_public_half_comes_out(
@@ -130,9 +175,8 @@ class SignerConformance:
     async def test_key_signs_under_each_typ_that_it_was_made_for(self, rig: Rig) -> None:
         """SIGNER-6: the header's typ is the one that was asked for."""
         typs = frozenset({"at+jwt", "JWT", "logout+jwt"})
-        key = await rig.control.generate(issuer=ISSUER, alg=Algorithm.EDDSA, typs=typs)
-        lease_until = NumericDate(rig.clock.now() + LEASE)
-        await rig.control.extend(key.kid, max_exp=rig.max_exp(), lease_until=lease_until)
+        key = (await rig.make(typs=typs)).public
+        await rig.extend(key.kid)
         for typ in typs:
             signed = jws.parse(await rig.signer.sign(key.kid, typ, rig.payload()))
             assert signed.header.members["typ"] == typ
@@ -232,7 +276,7 @@ class SignerConformance:
     async def test_key_without_a_proper_typ_is_not_made(self, rig: Rig, typs: frozenset[str]) -> None:
         """SIGNER-11: a typ that would not be a media type's name makes no key."""
         with pytest.raises(SignerRefused) as refused:
-            await rig.control.generate(issuer=ISSUER, alg=Algorithm.EDDSA, typs=typs)
+            await rig.make(typs=typs)
         assert refused.value.reason is Refusal.WRONG_TYP
         assert (await rig.control.status()).keys == ()
 
@@ -242,13 +286,13 @@ class SignerConformance:
         refused: SignerRefused | None = None
         while refused is None and len(kids) < 1000:
             try:
-                kids.append((await rig.generate(Algorithm.EDDSA)).kid)
+                kids.append((await rig.generate()).kid)
             except SignerRefused as error:
                 refused = error
         assert refused is not None
         assert refused.reason is Refusal.TOO_MANY_KEYS
         await rig.control.forget(kids[0])
-        await rig.generate(Algorithm.EDDSA)
+        await rig.generate()
 
     @pytest.mark.parametrize("alg", [Algorithm.RS256, Algorithm.ES256])
     async def test_concurrent_calls_are_independent(self, rig: Rig, alg: Algorithm) -> None:
@@ -309,3 +353,159 @@ class SignerConformance:
         ):
             with pytest.raises(SignerUnavailable):
                 await call
+
+    async def test_mode_that_is_not_configured_is_refused(self, rig: Rig) -> None:
+        """SIGNER-15: it makes and loads nothing, status does not name it, and own keys are not loaded."""
+        modes = (await rig.control.status()).modes
+        assert {KeyMode.OWN, rig.mode} <= modes
+        for mode in KeyMode:
+            if mode not in modes:
+                with pytest.raises(SignerRefused) as refused:
+                    await rig.control.generate(
+                        issuer=ISSUER, alg=Algorithm.ES256, typs=frozenset({TYP}), mode=mode
+                    )
+                assert refused.value.reason is Refusal.NO_CUSTODY
+            if mode not in modes or mode is KeyMode.OWN:
+                with pytest.raises(SignerRefused) as refused:
+                    await rig.control.load(
+                        kid=Kid("x"),
+                        issuer=ISSUER,
+                        alg=Algorithm.ES256,
+                        typs=frozenset({TYP}),
+                        mode=mode,
+                        sealed=b"x",
+                    )
+                assert refused.value.reason is Refusal.NO_CUSTODY
+        assert (await rig.control.status()).keys == ()
+
+    @pytest.mark.parametrize("alg", list(Algorithm))
+    async def test_key_of_another_signer_is_loaded_and_keeps_the_rules(
+        self, rig: Rig, alg: Algorithm
+    ) -> None:
+        """SIGNER-16: it signs nothing before its first extend, and then what its public half verifies."""
+        twin = self._twin(rig)
+        if alg not in rig.algorithms:
+            with pytest.raises(SignerRefused) as refused:
+                await rig.make(alg)
+            assert refused.value.reason is Refusal.NO_CUSTODY
+            return
+        made = await twin.generate(issuer=ISSUER, alg=alg, typs=frozenset({TYP}), mode=rig.mode)
+        kid = made.public.kid
+        assert await rig.refusal(kid, TYP, rig.payload()) is Refusal.UNKNOWN_KEY
+        await rig.load(made)
+        assert await rig.refusal(kid, TYP, rig.payload()) is Refusal.NOT_EXTENDED
+        await rig.extend(kid)
+        before = (await rig.control.status()).keys
+        assert [key.mode for key in before] == [rig.mode]
+        await rig.load(made)
+        assert (await rig.control.status()).keys == before
+        signed = jws.parse(await rig.signer.sign(kid, TYP, rig.payload()))
+        jws.verify(made.public, signed.signing_input, signed.signature)
+        assert await rig.refusal(kid, TYP, rig.payload(iss="https://x")) is Refusal.WRONG_ISSUER
+        await rig.control.forget(kid)
+        assert await rig.refusal(kid, TYP, rig.payload()) is Refusal.UNKNOWN_KEY
+        await rig.load(made)
+        assert await rig.refusal(kid, TYP, rig.payload()) is Refusal.NOT_EXTENDED
+
+    async def test_key_that_is_forgotten_while_it_is_loaded_stays_forgotten(self, rig: Rig) -> None:
+        """SIGNER-9, SIGNER-16: a load that began before a forget leaves no key behind."""
+        twin = self._twin(rig)
+        typs = frozenset({TYP})
+        made = await twin.generate(issuer=ISSUER, alg=Algorithm.ES256, typs=typs, mode=rig.mode)
+        loading = asyncio.ensure_future(rig.load(made))
+        await asyncio.sleep(0)
+        await rig.control.forget(made.public.kid)
+        with contextlib.suppress(SignerRefused):
+            await loading
+        assert (await rig.control.status()).keys == ()
+
+    async def test_key_is_loaded_as_what_it_was_made_for_and_as_nothing_else(self, rig: Rig) -> None:
+        """SIGNER-17, KY2: another kid, issuer or algorithm is refused, and leaves no key behind."""
+        self._twin(rig)
+        made, other = await rig.make(), await rig.make()
+        for key in (made, other):
+            await rig.control.forget(key.public.kid)
+        reason = Refusal.SEALED if rig.mode is KeyMode.SHARED else Refusal.ABSENT
+        never = Kid("A" * 43)
+        attempts = [
+            rig.load(made, issuer=OTHER),
+            rig.load(made, alg=Algorithm.PS256),
+            rig.load(made, kid=never),
+        ]
+        if rig.mode is KeyMode.SHARED:
+            attempts += [
+                rig.load(made, kid=other.public.kid),
+                rig.load(made, sealed=made.sealed[:-1] if made.sealed else b""),
+                rig.load(made, sealed=b""),
+            ]
+        for attempt in attempts:
+            with pytest.raises(SignerRefused) as refused:
+                await attempt
+            assert refused.value.reason is reason
+        assert (await rig.control.status()).keys == ()
+        await rig.load(made)
+        with pytest.raises(SignerRefused):
+            await rig.load(made, issuer=OTHER)
+        assert [(key.kid, key.issuer) for key in (await rig.control.status()).keys] == [
+            (made.public.kid, ISSUER)
+        ]
+
+    async def test_only_a_shared_key_comes_out_and_only_sealed(self, rig: Rig) -> None:
+        """SIGNER-18: other modes give no private half in any form, and resealing once is enough."""
+        made = await rig.make()
+        assert (made.sealed is not None) == (rig.mode is KeyMode.SHARED)
+        kid = made.public.kid
+        if made.sealed is not None:
+            assert (
+                await rig.control.reseal(kid=kid, issuer=ISSUER, alg=Algorithm.ES256, sealed=made.sealed)
+                is None
+            )
+            with pytest.raises(SignerRefused) as refused:
+                await rig.control.reseal(kid=kid, issuer=OTHER, alg=Algorithm.ES256, sealed=made.sealed)
+            assert refused.value.reason is Refusal.SEALED
+        elif KeyMode.SHARED not in (await rig.control.status()).modes:
+            with pytest.raises(SignerRefused) as refused:
+                await rig.control.reseal(kid=kid, issuer=ISSUER, alg=Algorithm.ES256, sealed=b"x")
+            assert refused.value.reason is Refusal.NO_CUSTODY
+
+    async def test_forgotten_key_is_in_its_token_until_it_is_destroyed(self, rig: Rig) -> None:
+        """SIGNER-19: forget keeps what another node may sign with; destroy ends it for all, twice is fine."""
+        made = await rig.make()
+        kid = made.public.kid
+        await rig.control.forget(kid)
+        if rig.mode is KeyMode.HSM:
+            await rig.load(made)
+        for _ in range(2):
+            await rig.control.forget(kid, destroy=True)
+        assert await rig.refusal(kid, TYP, rig.payload()) is Refusal.UNKNOWN_KEY
+        if rig.mode is KeyMode.HSM:
+            with pytest.raises(SignerRefused) as refused:
+                await rig.load(made)
+            assert refused.value.reason is Refusal.ABSENT
+
+    async def test_sweep_destroys_only_what_nobody_knows(self, rig: Rig) -> None:
+        """SIGNER-20: what is known, loaded, of another issuer or too new stays."""
+        known, held, left = await rig.make(), await rig.make(), await rig.make()
+        foreign = await rig.make(issuer=OTHER)
+        for made in (known, left, foreign):
+            await rig.control.forget(made.public.kid)
+        kids = frozenset({known.public.kid})
+        assert await rig.control.sweep(known=kids, issuer=ISSUER, older_than=Seconds(3600)) == ()
+        swept = await rig.control.sweep(known=kids, issuer=ISSUER, older_than=Seconds(-1))
+        if rig.mode is not KeyMode.HSM:
+            assert swept == ()
+            return
+        assert swept == (left.public.kid,)
+        await rig.load(known)
+        await rig.load(foreign, issuer=OTHER)
+        await rig.extend(held.public.kid)
+        assert await rig.signer.sign(held.public.kid, TYP, rig.payload())
+        with pytest.raises(SignerRefused) as refused:
+            await rig.load(left)
+        assert refused.value.reason is Refusal.ABSENT
+
+    @staticmethod
+    def _twin(rig: Rig) -> SignerControl:
+        if rig.twin is None:
+            pytest.skip("keys of this mode are one signer's alone")
+        return rig.twin
