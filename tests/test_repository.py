@@ -3,6 +3,7 @@
 Each check takes files by name and content, so that a test can show what it would find.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -75,6 +76,9 @@ def find_mirrors(files: Files) -> list[str]:
         }:
             continue
         for number, line in lines(text):
+            # npm notes where authors ask for money, which is no place that packages come from.
+            if Path(name).name == "package-lock.json" and line.strip().startswith(b'"url": '):
+                continue
             hosts = {host.decode() for host in re.findall(rb"(?:https?|file)://([^/\"'\s]*)", line)}
             found += [
                 f"{name}:{number} names {host or 'a local folder'}" for host in sorted(hosts - PUBLIC_HOSTS)
@@ -166,6 +170,16 @@ def test_lock_belongs_to_the_project(tracked: Files):
             assert file["hash"].startswith("sha256:")
 
 
+def test_lock_of_npm_belongs_to_no_registry(tracked: Files):
+    """Every package of npm's lock has a hash, and says of no registry that it comes from there."""
+    lock = json.loads(tracked["tests/interop/package-lock.json"])
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert packages
+    for package in packages.values():
+        assert package["integrity"].startswith("sha512-")
+        assert "resolved" not in package
+
+
 @pytest.mark.parametrize(
     ("check", "name", "text"),
     [
@@ -178,6 +192,11 @@ def test_lock_belongs_to_the_project(tracked: Files):
         (find_secrets, "a.env", b"TOKEN=ghp_" + b"a" * 36 + b"\n"),
         (find_mirrors, "uv.lock", b'source = { registry = "https://mirror.example/simple" }\n'),
         (find_mirrors, "pyproject.toml", b'url = "file:///srv/wheels"\n'),
+        (
+            find_mirrors,
+            "a/package-lock.json",
+            b'"resolved": "https://mirror.example/jose/-/jose-6.2.17.tgz"\n',
+        ),
         (find_own_paths, "a.md", b"cd /home/alice/src\n"),
         (find_own_paths, "a.md", b"see `/root/.config`\n"),
         (find_unfinished, "a.py", b"x = 1  # TODO: more\n"),
@@ -200,6 +219,7 @@ def test_planted_file_is_found(check: Check, name, text):
         (find_secrets, "a.json", b'{"kty": "EC", "x": "' + b"A" * 43 + b'"}\n'),
         (find_own_paths, "a.md", b"https://example.com/home/alice/x and ~/work/x and $HOME/root/x\n"),
         (find_mirrors, "README.md", b"https://auth.example.com\n"),
+        (find_mirrors, "package-lock.json", b'        "url": "https://money.example/author"\n'),
         (find_bad_text, "a.png", b"\0\r\n\xff"),
     ],
 )
