@@ -31,13 +31,13 @@ def first_column(name: str) -> set[str]:
 
 def test_configurations_of_the_page_are_taken():
     """Both examples are settings without a mistake."""
-    assert read(tomllib.loads(between("folder")), {}).publish == ("file:///srv/www",)
-    assert len(read(tomllib.loads(between("bucket")), {}).publish) == 2
+    assert read(tomllib.loads(between("folder")), {}).only.publish == ("file:///srv/www",)
+    assert len(read(tomllib.loads(between("bucket")), {}).only.publish) == 2
 
 
 def test_policy_is_about_the_bucket_of_the_example():
     """The policy names the bucket and the prefix of the configuration above it."""
-    bucket, prefix = bucket_of(read(tomllib.loads(between("bucket")), {}).publish[0])
+    bucket, prefix = bucket_of(read(tomllib.loads(between("bucket")), {}).only.publish[0])
     objects, listing = json.loads(between("policy"))["Statement"]
     assert objects["Resource"] == f"arn:aws:s3:::{bucket}/{prefix}/*"
     assert listing["Resource"] == f"arn:aws:s3:::{bucket}"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mintmark.core.timing import CROWDED_JWKS, RULES, Timing, broken_rules
 from mintmark.errors import ConfigurationError, ConfigurationErrors
+from mintmark.server.issuers import IssuerSettings
 from mintmark.server.option import KEYS
 from mintmark.server.setting import Address, is_loopback
 from mintmark.server.settings import OTHER_VARIABLES, Settings, describe, load, read, written
@@ -36,9 +37,11 @@ def test_nothing_configured_is_one_node_on_sqlite():
 
 
 def test_every_setting_is_a_field_and_every_field_a_setting():
-    """Settings and Timing together hold exactly the keys of the table."""
-    held = {field.name for field in fields(Settings)} - {"timing", "warnings", "sources"}
-    assert held | {field.name for field in fields(Timing)} == set(NAMES)
+    """Settings, IssuerSettings and Timing together hold exactly the keys of the table."""
+    held = {field.name for field in fields(Settings)} - {"issuers", "timing", "warnings", "sources"}
+    own = {field.name for field in fields(IssuerSettings)}
+    assert held | own | {field.name for field in fields(Timing)} == set(NAMES)
+    assert own == {key.name for key in KEYS if key.of_issuer}
     assert len(set(NAMES)) == len(NAMES)
 
 
@@ -247,7 +250,7 @@ def test_issuer_is_kept_byte_for_byte(issuer):
 
 def test_proof_url_may_be_plain_http_inside():
     """A node may read its key back over the internal network, which the issuer's own URL never is."""
-    assert read({"proof_urls": ["http://10.0.0.5:8420"]}, {}).proof_urls == ("http://10.0.0.5:8420",)
+    assert read({"proof_urls": ["http://10.0.0.5:8420"]}, {}).only.proof_urls == ("http://10.0.0.5:8420",)
     (line,) = mistakes({"proof_urls": ["http://10.0.0.5:8420", "10.0.0.6"]})
     assert "item 2 must be an absolute URL" in line
 

@@ -224,11 +224,11 @@ class _Node:
             log_json=logs.as_json(settings),
         )
         workers: list[Worker] = []
-        public = settings.proof_urls or (settings.issuer,)
+        public = settings.only.proof_urls or (settings.issuer,)
         rotation = Rotation(
             settings.issuer,
             node=node,
-            algorithm=Algorithm(settings.algorithm),
+            algorithm=Algorithm(settings.only.algorithm),
             store=self._store.keyring,
             signer=signer.control,
             reader=self._reader,
@@ -250,7 +250,7 @@ class _Node:
             place=place,
             metadata=discovery(
                 settings.issuer,
-                algorithm=Algorithm(settings.algorithm),
+                algorithm=Algorithm(settings.only.algorithm),
                 grant_types=tuple(GRANTS),
                 max_age=settings.timing.jwks_max_age,
             ),

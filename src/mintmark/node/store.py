@@ -66,11 +66,11 @@ async def open_places(
         for path in (jwks_path(settings.issuer), *discovery_paths(settings.issuer)):
             segments_of(name_of(path))
     except ValueError:
-        if settings.publish:
+        if settings.only.publish:
             raise ConfigurationError("publish", "the issuer's path is too long for names of files") from None
     async with contextlib.AsyncExitStack() as stack:
         places = []
-        for url in settings.publish:
+        for url in settings.only.publish:
             place = make_publisher(url, clock=clock, entropy=entropy)
             stack.push_async_callback(place.close)
             places.append(place)

@@ -121,7 +121,7 @@ async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIter
                 settings.issuer,
                 node=assignment.node,
                 timing=settings.timing,
-                algorithm=Algorithm(settings.algorithm),
+                algorithm=Algorithm(settings.only.algorithm),
                 store=store,
                 bus=bus,
                 signer=signer,

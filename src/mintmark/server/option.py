@@ -33,6 +33,8 @@ class Key:
     kind: Kind[Any]
     default: object
     meaning: str
+    of_issuer: bool = False
+    """Whether each table of ``[[issuers]]`` may set it; all others are the node's."""
 
     @property
     def variable(self) -> str:
@@ -53,6 +55,7 @@ KEYS: Final[tuple[Key, ...]] = (
         url("https URL (http for loopback)", plain_http=False),
         "http://127.0.0.1:8420",
         "The issuer: `iss` of every token and the URL that verifiers are given, compared byte for byte.",
+        of_issuer=True,
     ),
     Key(
         "store",
@@ -81,12 +84,14 @@ KEYS: Final[tuple[Key, ...]] = (
         choice("own", later=("shared", "hsm")),
         "own",
         "Who holds signing keys. With `own` each node makes its own and keeps it in memory.",
+        of_issuer=True,
     ),
     Key(
         "algorithm",
         choice(*Algorithm),
         "RS256",
         "What keys sign with. RS256 is read by every verifier; about half of them refuse EdDSA.",
+        of_issuer=True,
     ),
     Key("rsa_bits", number_of(2048, 3072), 2048, "Size of RSA keys; RS256 and PS256 only."),
     Key(
@@ -95,6 +100,7 @@ KEYS: Final[tuple[Key, ...]] = (
         [],
         "Where a node reads its key back before it signs, if it cannot reach the issuer's URL itself: base "
         "URLs, to which `/.well-known/jwks.json` is added.",
+        of_issuer=True,
     ),
     Key(
         "cold_start",
@@ -117,6 +123,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "Folders and buckets that get copies of the key set, of each key and of the discovery document, for "
         "a web server or a CDN. A key signs only once it was read back from each of them. Buckets take their "
         "credentials, region and endpoint from the environment: `AWS_ACCESS_KEY_ID` and its like.",
+        of_issuer=True,
     ),
     _span("access_ttl", "1s", "1d", "The longest life of an access token."),
     _span("rotate_every", "1s", "365d", "How long a key is meant to sign."),

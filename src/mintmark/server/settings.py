@@ -1,20 +1,22 @@
 """The settings of a node: one flat file, ``mintmark.toml``, each value overridable by a variable.
 
 :data:`mintmark.server.option.KEYS` is the one list of them. Every mistake is reported, one line each, with
-the place to mend it. The variable of ``access_ttl`` is ``MINTMARK_ACCESS_TTL``.
+the place to mend it. The variable of ``access_ttl`` is ``MINTMARK_ACCESS_TTL``. Where one node serves several
+issuers, what each has of its own is in a table of ``[[issuers]]``, and in no variable.
 """
 
 import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from mintmark.core.timing import CROWDED_JWKS, Timing, broken_rules
 from mintmark.errors import ConfigurationError, ConfigurationErrors
+from mintmark.server.issuers import TABLES, IssuerSettings, Place, read_tables
 from mintmark.server.option import KEYS, PREFIX, Key
 from mintmark.server.setting import Address, masked, shown
 from mintmark.units import Issuer, Seconds, format_duration
@@ -38,7 +40,8 @@ _OF_KUBERNETES: Final = re.compile(r"MINTMARK_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_
 class Settings:
     """Everything that was configured, converted and found consistent."""
 
-    issuer: Issuer
+    issuers: tuple[IssuerSettings, ...]
+    """One or more, in the order of the file."""
     store: str
     """``sqlite:///path``, its path already relative to the right folder, or ``postgresql://…``. That may
     hold a password: it is shown through :func:`mintmark.server.setting.masked`."""
@@ -46,11 +49,7 @@ class Settings:
     listen: Address
     workers: int
     trusted_proxies: tuple[str, ...]
-    key_mode: str
-    algorithm: str
     rsa_bits: int
-    proof_urls: tuple[str, ...]
-    publish: tuple[str, ...]
     cold_start: str
     handover: Seconds
     """How long a node that leaves goes on serving, at the most, for want of another that can."""
@@ -64,6 +63,24 @@ class Settings:
     sources: Mapping[str, str]
     """For each key ``default``, ``mintmark.toml:3`` or the name of a variable."""
 
+    @property
+    def only(self) -> IssuerSettings:
+        """The issuer where there is one; ValueError where there are several, and somebody must choose."""
+        (one,) = self.issuers
+        return one
+
+    @property
+    def issuer(self) -> Issuer:
+        """The URL of :attr:`only`."""
+        return self.only.issuer
+
+    def of(self, issuer: str) -> "Settings":
+        """The same for ``issuer`` alone; LookupError where it is none of :attr:`issuers`."""
+        found = next((one for one in self.issuers if one.issuer == issuer), None)
+        if found is None:
+            raise LookupError(issuer)
+        return replace(self, issuers=(found,))
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -74,11 +91,15 @@ class Description:
     source: str
 
 
+_HEADER: Final = re.compile(r"^[ \t]*\[[^\n]*\][ \t]*(?:#[^\n]*)?$", re.MULTILINE)
+_TABLE: Final = re.compile(rf"""\[\[[ \t]*(["']?){TABLES}\1[ \t]*\]\][ \t]*(?:#.*)?""")
+
 _HANDOVER_SPARE: Final = 60
 """Seconds beside the lead, in which a joining node prepares and proves its key."""
 
 
 _BY_NAME: Final = {key.name: key for key in KEYS}
+_OF_ISSUER: Final = tuple(key.name for key in KEYS if key.of_issuer)
 _BY_VARIABLE: Final = {key.variable: key for key in KEYS}
 _TIMING_NAMES: Final = tuple(field.name for field in fields(Timing))
 
@@ -104,7 +125,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         raise ConfigurationErrors(
             (ConfigurationError("configuration file", _unread(error), where=name),)
         ) from None
-    return read(document, environ, folder=path.parent, name=name, line=lambda key: _line(text, key))
+    return read(
+        document, environ, folder=path.parent, name=name, line=lambda key, table: _line(text, key, table)
+    )
 
 
 def read(
@@ -113,21 +136,28 @@ def read(
     *,
     folder: Path = Path(),
     name: str = str(DEFAULT_FILE),
-    line: Callable[[str], int] = lambda _: 0,
+    line: Callable[[str, int], int] = lambda _, __: 0,
 ) -> Settings:
-    """The settings of a file that is already parsed; ``line`` tells where in it a key stands, or 0.
+    """The settings of a file that is already parsed; ``line`` tells where in it a key stands, or 0: in the
+    Nth table of ``[[issuers]]``, or at the top (0).
 
     Pure. Raises ConfigurationErrors, which lists every mistake.
     """
 
-    def place(key: str) -> str:
-        return f"{name}:{line(key)}" if line(key) else name
+    def place(key: str, table: int = 0) -> str:
+        found = line(key, table)
+        return f"{name}:{found}" if found else name
 
+    has_tables = TABLES in document
     mistakes = [*_unknown_keys(document, place), *_unknown_variables(environ)]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     wrong: set[str] = set()
+    issuers: tuple[IssuerSettings, ...] = ()
     for key in KEYS:
+        if has_tables and key.of_issuer:
+            mistakes += _beside_tables(key, document, environ, place)
+            continue
         given: list[tuple[str, str, object]] = [("default", key.name, key.default)]
         if key.name in document:
             given.append((place(key.name), key.name, document[key.name]))
@@ -142,6 +172,12 @@ def read(
                 mistakes.append(ConfigurationError(spoken, str(error), where=where))
                 wrong.add(key.name)
             sources[key.name] = source
+    if has_tables:
+        issuers, found = read_tables(document[TABLES], place)
+        mistakes += found
+        sources[TABLES] = place(TABLES)
+    elif wrong.isdisjoint(_OF_ISSUER):
+        issuers = (IssuerSettings(**{key: values.pop(key) for key in _OF_ISSUER}),)
     timing = Timing(**{key: values.pop(key) for key in _TIMING_NAMES})
     mistakes += _contradictions(timing, wrong, sources)
     if mistakes:
@@ -150,17 +186,27 @@ def read(
     if values["handover"] is None:
         values["handover"] = Seconds(timing.lead + _HANDOVER_SPARE)
     return Settings(
-        **values, timing=timing, warnings=tuple(_warnings(timing, sources)), sources=MappingProxyType(sources)
+        **values,
+        issuers=issuers,
+        timing=timing,
+        warnings=tuple(_warnings(timing, sources)),
+        sources=MappingProxyType(sources),
     )
 
 
 def describe(settings: Settings) -> tuple[Description, ...]:
     """Every key with its present value, as it would be written, and the source of that value.
 
-    A password in a URL is masked.
+    A password in a URL is masked. What each issuer has of its own is there once for each.
     """
     return tuple(
-        Description(key, masked(written(_value(settings, key))), settings.sources[key.name]) for key in KEYS
+        Description(
+            key,
+            masked(written(_value(settings, one, key))),
+            settings.sources[TABLES if key.of_issuer and TABLES in settings.sources else key.name],
+        )
+        for key in KEYS
+        for one in (settings.issuers if key.of_issuer else settings.issuers[:1])
     )
 
 
@@ -177,33 +223,44 @@ def written(value: object) -> str:
             return f'"{value}"'
 
 
-def _value(settings: Settings, key: Key) -> object:
-    value: object = getattr(settings.timing if key.name in _TIMING_NAMES else settings, key.name)
+def _value(settings: Settings, issuer: IssuerSettings, key: Key) -> object:
+    holder = issuer if key.of_issuer else settings.timing if key.name in _TIMING_NAMES else settings
+    value: object = getattr(holder, key.name)
     # A number whose default is text is a span.
     return (
         format_duration(Seconds(value)) if isinstance(value, int) and isinstance(key.default, str) else value
     )
 
 
-def _unknown_keys(
-    document: Mapping[str, object], place: Callable[[str], str]
-) -> Iterable[ConfigurationError]:
+def _unknown_keys(document: Mapping[str, object], place: Place) -> Iterable[ConfigurationError]:
     for name, value in document.items():
-        if name in _BY_NAME:
+        if name in _BY_NAME or name == TABLES:
             continue
         reason = "is not a setting" + _near(name, _BY_NAME)
         if isinstance(value, dict):
             reason = "is a table, but settings are flat: write them at the top of the file, without one"
-        yield ConfigurationError(shown(name), reason, where=place(name))
+        yield ConfigurationError(shown(name), reason, where=place(name, 0))
+
+
+def _beside_tables(
+    key: Key, document: Mapping[str, object], environ: Mapping[str, str], place: Place
+) -> Iterable[ConfigurationError]:
+    if key.name in document:
+        reason = f"cannot stand beside `[[{TABLES}]]`: write it into the table of each issuer"
+        yield ConfigurationError(key.name, reason, where=place(key.name, 0))
+    if key.variable in environ:
+        reason = f"is for a file without `[[{TABLES}]]`: it does not say which of the issuers it is about"
+        yield ConfigurationError(key.variable, reason, where="environment")
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterable[ConfigurationError]:
     known = [*_BY_VARIABLE, *OTHER_VARIABLES]
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known and _OF_KUBERNETES.fullmatch(name) is None:
-            yield ConfigurationError(
-                shown(name), "is not a setting" + _near(name, known), where="environment"
-            )
+            reason = "is not a setting" + _near(name, known)
+            if name == PREFIX + TABLES.upper():
+                reason = f"is not a setting: `[[{TABLES}]]` are tables, for which there is no variable"
+            yield ConfigurationError(shown(name), reason, where="environment")
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -237,9 +294,23 @@ def _placed(store: str, folder: Path) -> str:
     return f"sqlite:///{folder / store.removeprefix('sqlite:///')}"
 
 
-def _line(text: str, key: str) -> int:
-    found = re.search(rf"""^[ \t]*(["']?){re.escape(key)}\1[ \t]*=""", text, re.MULTILINE)
-    return text.count("\n", 0, found.start()) + 1 if found else 0
+def _line(text: str, key: str, table: int) -> int:
+    """The line of ``key`` at the top of the file, or in the Nth table of ``[[issuers]]``; 0 for nowhere."""
+    headers = [*_HEADER.finditer(text)]
+    tables = [header for header in headers if _TABLE.fullmatch(header[0].strip())]
+    if table > len(tables):
+        return 0
+    begin = tables[table - 1].start() if table else 0
+    end = next((header.start() for header in headers if header.start() > begin), len(text))
+    if headers and not table:
+        end = headers[0].start()
+    written = re.compile(rf"""^[ \t]*(["']?){re.escape(key)}\1[ \t]*=""", re.MULTILINE)
+    found = written.search(text, begin, end)
+    at = found.start() if found else None
+    if key == TABLES and at is None and tables:
+        # The key of a table is in its header.
+        at = tables[max(table - 1, 0)].start()
+    return text.count("\n", 0, at) + 1 if at is not None else 0
 
 
 def _unread(error: Exception) -> str:

@@ -14,7 +14,7 @@ from mintmark.server.settings import load, read
 from mintmark.units import Seconds
 
 
-def mistakes(document, environ=None, line=lambda _: 3):
+def mistakes(document, environ=None, line=lambda _, __: 3):
     with pytest.raises(ConfigurationErrors) as caught:
         read(document, environ or {}, name="mintmark.toml", line=line)
     return configuration.of_mistakes(caught.value)

@@ -23,7 +23,7 @@ async def look_at_publication(
 
     ``running`` says whether a node answers here or lives according to the store.
     """
-    bases = tuple(dict.fromkeys((settings.issuer, *settings.proof_urls)))
+    bases = tuple(dict.fromkeys((settings.issuer, *settings.only.proof_urls)))
     urls = [base + JWKS_PATH for base in bases]
     plain = await asyncio.gather(*(web.get(url) for url in urls))
     zipped = await asyncio.gather(*(web.get(url, coding="gzip") for url in urls))
@@ -38,7 +38,7 @@ async def look_at_publication(
             now=looked.now,
             timing=settings.timing,
             running=running,
-            needed=not settings.proof_urls or url != urls[0],
+            needed=not settings.only.proof_urls or url != urls[0],
         )
         findings += found
         if url == urls[0]:
