@@ -5,8 +5,10 @@ A kind never repeats a value that could hold a secret (a URL with a password) in
 
 import ipaddress
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Generic, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -18,6 +20,8 @@ U = TypeVar("U")
 
 AUTO: Final = "auto"
 """Written where a value follows from others."""
+NONE: Final = "none"
+"""Written where there is no such thing."""
 _MAX_TEXT: Final = 2048
 _LOCAL_HOSTS: Final = frozenset({"localhost"})
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]+")
@@ -27,6 +31,8 @@ _HOST: Final = re.compile(
 _ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
 
 _STORES: Final = '"sqlite:///mintmark.db" or "postgresql://user:password@host/database"'
+_SECRETS: Final = '"file:/path", "env:NAME" or "command:/path argument"'
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PASSWORD: Final = re.compile(r"(://[^:@/?#]*:)[^/?#]*(@)")
 _POSTGRESQL_OPTIONS: Final = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey"})
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -54,6 +60,32 @@ class Address:
     def __str__(self) -> str:
         """The form in which it is configured."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class SecretForm(StrEnum):
+    """Where a secret is read from."""
+
+    FILE = "file"
+    ENV = "env"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSource:
+    """Where a secret is to be read; never the secret itself, so it may be shown."""
+
+    form: SecretForm
+    target: str
+    """A path, the name of a variable, or a command as it is written."""
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The program and its arguments; no shell sees them."""
+        return tuple(shlex.split(self.target))
+
+    def __str__(self) -> str:
+        """The form in which it is configured."""
+        return f"{self.form.value}:{self.target}"
 
 
 def shown(value: str, *, limit: int = 60) -> str:
@@ -226,6 +258,34 @@ def place_url() -> Kind[str]:
     return Kind('"file:///path" or "s3://bucket/prefix"', parse)
 
 
+def secret_source() -> Kind[SecretSource | None]:
+    """Where a secret is read from; ``"none"``, which is None, where there is none.
+
+    No reason repeats the value: whoever takes this for the place of the secret itself has written it there.
+    """
+
+    def parse(value: object) -> SecretSource | None:
+        written = _text(value)
+        if written == NONE:
+            return None
+        form, colon, target = written.partition(":")
+        if not colon or form not in frozenset(SecretForm) or not target.strip():
+            raise ValueError(f"must say where the secret is: {_SECRETS}")
+        source = SecretSource(SecretForm(form), target)
+        match source.form:
+            case SecretForm.ENV:
+                if not _VARIABLE.fullmatch(target):
+                    raise ValueError("must name a variable of letters, digits and underscores")
+            case SecretForm.FILE:
+                if not target.startswith("/"):
+                    raise ValueError("must name a file by its absolute path")
+            case SecretForm.COMMAND:
+                _check_command(source)
+        return source
+
+    return Kind(f'"{NONE}" or {_SECRETS}', parse)
+
+
 def masked(url: str) -> str:
     """``url`` as it may be shown: without the password in it."""
     return _PASSWORD.sub(r"\1***\2", url)
@@ -297,6 +357,15 @@ def _check_postgresql(written: str) -> None:
             raise ValueError(f"may have {_listed(sorted(_POSTGRESQL_OPTIONS))} after the question mark only")
     if options.get("sslmode", "prefer") not in _SSL_MODES:
         raise ValueError(f"has an sslmode that is not {_listed(_SSL_MODES)}")
+
+
+def _check_command(source: SecretSource) -> None:
+    try:
+        program = source.argv[0]
+    except ValueError:
+        raise ValueError("must be a command whose quotes are closed") from None
+    if not program.startswith("/"):
+        raise ValueError("must name a program by its absolute path")
 
 
 def _check_spelling(netloc: str, path: str, host: str, port: int | None, scheme: str) -> None:
