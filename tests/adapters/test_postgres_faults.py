@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import make_url, text
-from tests.adapters.postgres import PATIENT, left_behind, new_store, opened, raw, until
+from tests.adapters.postgres import PATIENT, left_behind, new_store, opened, raw, until, waiting
 
 from mintmark.adapters.sql.postgres import CONNECTIONS, Bounds
 from mintmark.cli.demonstration.front import Backend, Fault, Front
@@ -19,7 +19,9 @@ from mintmark.cli.demonstration.postgresql import PostgresqlMissing, PostgresqlS
 from mintmark.core import sessions
 from mintmark.core.sessions import EndCause, Redeem
 from mintmark.errors import StoreUnavailable
+from mintmark.ports.budget import Budget
 from mintmark.system import SYSTEM_CLOCK
+from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.rig import ISSUER, TIMING, read_log, redeem
 from mintmark.units import Kid, NodeId, NumericDate
 
@@ -255,6 +257,52 @@ async def test_answer_to_a_commit_that_is_lost_makes_no_second_successor(server,
         again = await redeem(rig.store, session, token)
         assert isinstance(again, Redeem)
         assert again.token.text() == verdict.token.text()
+
+
+@asynccontextmanager
+async def locked(url):
+    """Somebody holds the sessions, so that nobody can write them; they can be read."""
+    async with raw(url) as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("LOCK TABLE sessions IN SHARE MODE")
+        yield other
+        await transaction.rollback()
+
+
+async def test_redemption_of_a_request_without_time_makes_no_second_successor(url, rig):
+    """R2, STORE-7, F17: its caller is refused when its time is up, and its connection kept; it is done once
+    the server gets to it, and asked again it gives the same token."""
+    session, token = await rig.logged_in(*await rig.someone())
+    verdict = _decided(await rig.store.sessions.read(ISSUER, session.rid), token)
+    await fill(rig)
+    async with locked(url) as other:
+        # By a clock that stands still: what passes in reality depends on the machine.
+        with Budget(FakeClock(), 0.05).covering():
+            redeeming = asyncio.ensure_future(rig.store.sessions.redeem(verdict))
+            await waiting(other, 1)
+            with pytest.raises(StoreUnavailable, match="this request"):
+                await redeeming
+        assert (await rig.store.sessions.read(ISSUER, session.rid)).session == session
+    await until(lambda: len(rig.store._connections._idle) == CONNECTIONS)
+    assert (await rig.store.sessions.read(ISSUER, session.rid)).session == verdict.after
+    again = await redeem(rig.store, session, token)
+    assert isinstance(again, Redeem)
+    assert again.token.text() == verdict.token.text()
+
+
+async def test_request_without_time_leaves_nothing_to_a_server_that_hangs(server, rig):
+    """STORE-7, F15: what a request left to the server is cut off when its own time is up, and what waited
+    for a connection is never done."""
+    session, _ = await rig.logged_in(*await rig.someone())
+    await fill(rig)
+    with hurried(rig), frozen(server):
+        with Budget(FakeClock(), HASTY / 10).covering():
+            found = await outcomes(rig, session, times=5)
+        assert all_refused(found)
+        assert {"this request" in str(one) for one in found} == {True}
+        await until(lambda: not left_behind())
+    assert none_refused(await outcomes(rig, session))
 
 
 def _decided(view, token):

@@ -26,6 +26,7 @@ from mintmark.adapters.sql.sqlite import APPLICATION_ID, SqliteStore, from_url, 
 from mintmark.adapters.sql.threads import driver
 from mintmark.core.sessions import EndCause
 from mintmark.errors import ConfigurationError, StoreDamaged, StoreUnavailable
+from mintmark.ports.budget import Budget
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.rig import ISSUER, OTHER, TIMING, Rig, read_log
@@ -240,6 +241,21 @@ async def test_work_that_hangs_is_given_up(store):
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 2
     assert await names(store) == []
     pause.end()
+    assert await store.write(beat("later")) == 1
+    assert await names(store) == ["later"]
+
+
+async def test_request_without_time_is_refused_before_its_operation_is(store):
+    """STORE-7, F17: whoever has less time than an operation may take hears so when that is up, and what has
+    not begun by then is not done; later operations are."""
+    pause = Pause()
+    hanging = asyncio.ensure_future(store.write(pause))
+    await pause.started()
+    # By a clock that stands still: what passes in reality depends on the machine.
+    with Budget(FakeClock(), 0.05).covering(), pytest.raises(StoreUnavailable, match="this request"):
+        await store.write(beat("refused"))
+    pause.end()
+    await asyncio.gather(hanging, return_exceptions=True)
     assert await store.write(beat("later")) == 1
     assert await names(store) == ["later"]
 

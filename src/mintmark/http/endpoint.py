@@ -11,10 +11,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mintmark.errors import MintmarkError, StoreUnavailable
 from mintmark.http.errors import ErrorForm, error_response
 from mintmark.http.request import BodyReader, Incoming
+from mintmark.ports.budget import Budget
 from mintmark.ports.clock import Clock
 from mintmark.server.audit import Audit
 from mintmark.server.deadline import Deadline
 
+STORE_WITHIN: Final = 1.75
+"""Seconds that the store may take for all operations of a request; then it is answered with 503.
+
+As long as one operation may take, so that a store that is slow costs no more than one that hangs, however
+often a request asks it. What a request waits for besides, a password's hash or a signature, has bounds of its
+own and does not count."""
 ANSWER_WITHIN: Final = 5.0
 """Seconds after which a request whose body is here is answered with 503, whatever still hangs."""
 SEND_WITHIN: Final = 20.0
@@ -34,9 +41,15 @@ class Bounds:
     """The deadlines that all endpoints of one application share."""
 
     def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.bodies = BodyReader(clock)
         self.answers = Deadline(clock, ANSWER_WITHIN, _too_late)
         self._sends = Deadline(clock, SEND_WITHIN, ReaderTooSlow)
+
+    async def answer(self, response: Awaitable[Response]) -> Response:
+        """What ``response`` comes to; raises StoreUnavailable where it, or the store in it, is too slow."""
+        with Budget(self._clock, STORE_WITHIN).covering():
+            return await self.answers.hold(response)
 
     async def send(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response ``app``; drops the connection of a reader that does not take it in time."""
@@ -73,7 +86,7 @@ class Endpoint:
         try:
             if request.method not in _BODILESS:
                 request.content = await self.bounds.bodies.read(request)
-            response = await self.bounds.answers.hold(self.respond(request))
+            response = await self.bounds.answer(self.respond(request))
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001 - every error becomes a response, and only here

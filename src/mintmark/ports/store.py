@@ -12,6 +12,8 @@ What holds for every operation:
 - STORE-5 ``open()`` creates or upgrades the schema and may be called by many processes at once. It alone may
   take longer than two seconds, where another process is upgrading.
 - STORE-6 What is looked up by text that a database cannot hold (NUL, half a surrogate pair) is absent.
+- STORE-7 The operations of one request together take no longer than its
+  :class:`mintmark.ports.budget.Budget`: then each is StoreUnavailable, and what had not begun is not done.
 """
 
 from typing import Protocol

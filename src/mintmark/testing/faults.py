@@ -13,6 +13,7 @@ Operations are named as they are reached: ``sessions.redeem``, ``keyring.swap``,
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from enum import Enum
 from typing import Any, Final, TypeVar, cast
 
 from mintmark.errors import StoreUnavailable
+from mintmark.ports.budget import charged, spent
 from mintmark.ports.bus import Bus, Subscription
 from mintmark.ports.clock import Clock
 from mintmark.ports.directory import Directory
@@ -90,7 +92,7 @@ class Faults:
             self._failures[name] = _Failure(where, times)
 
     def delay(self, span: float, *names: str) -> None:
-        """Each call waits ``span`` seconds of the clock before it is done."""
+        """Each call waits ``span`` seconds of the clock before it is done, unless its request has less."""
         for name in names or (EVERYTHING,):
             self._delays[name] = span
 
@@ -118,8 +120,12 @@ class Faults:
     async def call(self, name: str, operation: Callable[[], Awaitable[Any]]) -> Any:
         """Do ``operation`` under its name, with whatever goes wrong."""
         self.calls[name] += 1
-        if (span := _find(self._delays, name)) is not None:
-            await self._clock.sleep(span)
+        # Only the delay: what the inner store takes is charged by itself.
+        with charged(math.inf) as allowed:
+            if (span := _find(self._delays, name)) is not None:
+                await self._clock.sleep(min(span, allowed))
+                if allowed < span:
+                    raise spent()
         if (gate := _find(self._before, name)) is not None:
             await gate._pass()  # noqa: SLF001 - tests see a gate, calls pass it
         failure = self._next_failure(name)

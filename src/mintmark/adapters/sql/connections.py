@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from mintmark.errors import MintmarkError, StoreUnavailable
+from mintmark.ports.budget import charged, spent
 
 T = TypeVar("T")
 
@@ -80,7 +81,8 @@ class _Session:
 class Connections:
     """Runs work on up to ``size`` connections that ``connect`` makes, and keeps these for later.
 
-    A caller is answered after ``patience`` seconds at the latest, whatever hangs.
+    A caller is answered after ``patience`` seconds at the latest, whatever hangs, and earlier where its
+    request has no more time left (:mod:`mintmark.ports.budget`).
     ``translate`` makes an error of ours of a foreign one. Between two pieces of work no transaction is
     open, and where one went wrong its connection is not used again unless the server said what was wrong.
     """
@@ -124,18 +126,25 @@ class Connections:
         """
         if not self._open:
             raise StoreUnavailable(f"{self._name}: the store is closed")
-        operation: _Operation[T] = _Operation(asyncio.get_running_loop().create_future())
-        operation.task = self._begin(self._answer(operation, work, begin, repeatable))
-        try:
-            async with asyncio.timeout(patience or self._patience):
-                return await operation.answer
-        except TimeoutError:
-            operation.cut_off()
-            raise StoreUnavailable(f"{self._name}: the database did not answer in time") from None
-        except asyncio.CancelledError:
-            # The caller has gone, and with it who looks at the time.
-            self._begin(self._watch(operation))
-            raise
+        patience = patience or self._patience
+        with charged(patience) as allowed:
+            operation: _Operation[T] = _Operation(asyncio.get_running_loop().create_future())
+            operation.task = self._begin(self._answer(operation, work, begin, repeatable))
+            try:
+                async with asyncio.timeout(allowed):
+                    return await operation.answer
+            except TimeoutError:
+                if allowed < patience:
+                    # The request has no time left, its operation has. To cut that off would cost a server
+                    # that is slow already a new connection, which is many round trips.
+                    self._begin(self._watch(operation, patience - allowed))
+                    raise spent() from None
+                operation.cut_off()
+                raise StoreUnavailable(f"{self._name}: the database did not answer in time") from None
+            except asyncio.CancelledError:
+                # The caller has gone, and with it who looks at the time.
+                self._begin(self._watch(operation, patience))
+                raise
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -143,9 +152,9 @@ class Connections:
         task.add_done_callback(self._running.discard)
         return task
 
-    async def _watch(self, operation: _Operation[Any]) -> None:
+    async def _watch(self, operation: _Operation[Any], patience: float) -> None:
         if operation.task is not None:
-            _, late = await asyncio.wait({operation.task}, timeout=self._patience)
+            _, late = await asyncio.wait({operation.task}, timeout=patience)
             if late:
                 operation.cut_off()
 

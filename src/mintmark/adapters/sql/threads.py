@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from mintmark.errors import MintmarkError, StoreUnavailable
+from mintmark.ports.budget import charged, spent
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ TICK: Final = 0.25
 """Seconds between two looks of the watching thread."""
 PATIENCE: Final = 7
 """Ticks after which work is given up: within two seconds of the call, and after the lock time-out."""
+_LONGEST: Final = TICK * PATIENCE
 
 LOCK_SLICE: Final = 4
 """Milliseconds for which SQLite waits for the write lock in one go. Its waits grow up to 100 ms, which
@@ -117,13 +119,19 @@ class Threads:
         self, tasks: "queue.SimpleQueue[_Task | None]", work: Callable[[Connection], Any], single: bool
     ) -> Any:
         loop = asyncio.get_running_loop()
-        task = _Task(work, single, loop, loop.create_future(), self._tick)
-        with self._gate:
-            if not self._open:
-                raise StoreUnavailable(f"{self.name}: the store is closed")
-            tasks.put(task)
-        self._watched.append(task)
-        return await task.future
+        with charged(_LONGEST) as allowed:
+            task = _Task(work, single, loop, loop.create_future(), self._tick)
+            with self._gate:
+                if not self._open:
+                    raise StoreUnavailable(f"{self.name}: the store is closed")
+                tasks.put(task)
+            self._watched.append(task)
+            try:
+                # Only a request that spent time before needs a timer; the others are watched.
+                async with asyncio.timeout(allowed if allowed < _LONGEST else None):
+                    return await task.future
+            except TimeoutError:
+                raise spent() from None
 
     def _watch(self) -> None:
         slow = f"{self.name}: the database did not answer in time; it is busy, or its disk hangs"

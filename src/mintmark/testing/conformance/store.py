@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable
 from mintmark.core.keyring import Ring
 from mintmark.core.sessions import EndCause, Redeem
 from mintmark.errors import StoreUnavailable
+from mintmark.ports.budget import Budget, charged
 from mintmark.ports.store import Store
+from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.rig import ISSUER, OTHER, PASSWORD_HASH, TIMING, Rig, read_log
 from mintmark.units import ClientId, NodeId, Rid, Sub
 
@@ -56,7 +58,7 @@ def _operations(rig: Rig, store: Store) -> dict[str, Callable[[], Awaitable[obje
 
 
 class StoreConformance:
-    """STORE-1 to STORE-6."""
+    """STORE-1 to STORE-7."""
 
     async def test_what_returned_is_there_for_every_store_afterwards(self, rig: Rig) -> None:
         """STORE-1: what one store answered, another one reads, and so does one that opens after a close."""
@@ -101,6 +103,21 @@ class StoreConformance:
             for name, operation in _operations(rig, store).items():
                 (outcome,) = await asyncio.gather(operation(), return_exceptions=True)
                 assert isinstance(outcome, StoreUnavailable), name
+
+    async def test_request_without_time_is_refused_every_operation(self, rig: Rig) -> None:
+        """STORE-7: once its seconds are spent each operation raises StoreUnavailable, and nothing is done."""
+        clock = FakeClock()
+        for name, operation in _operations(rig, rig.store).items():
+            budget = Budget(clock, 1)
+            with budget.covering():
+                with charged(1):
+                    clock.advance(1)
+                (outcome,) = await asyncio.gather(operation(), return_exceptions=True)
+            assert isinstance(outcome, StoreUnavailable), name
+        view = await rig.store.keyring.read(ISSUER)
+        assert (view.ring, view.members) == (Ring(issuer=ISSUER), ())
+        assert await rig.store.directory.users(ISSUER) == ()
+        assert await rig.store.directory.clients(ISSUER) == ()
 
     async def test_all_nodes_have_one_clock(self, rig: Rig) -> None:
         """STORE-3: two stores give one time, also as part of what they read and write."""
