@@ -229,7 +229,7 @@ class World:
             if isinstance(effect, k.PrepareKey | k.ProveKey | k.ActivateKey):
                 assert not view.leaving, "a node that is leaving took a key further"
             match effect:
-                case k.PrepareKey():
+                case k.PrepareKey(_):
                     self._check_room(node)
                     self.made += 1
                     kid = f"k{self.made}"

@@ -19,10 +19,10 @@ from hypothesis.stateful import (
 from tests.core.keyring_world import TIMING, Node, StoreAway, World
 from tests.core.plant import find, names_of, planted_in, search
 
-from mintmark.core import keyring, membership, succession
+from mintmark.core import key, keyring, membership, succession
 from mintmark.units import Seconds
 
-MODULES = (keyring, membership, succession)
+MODULES = (key, keyring, membership, succession)
 picks = st.integers(0, 5)
 
 

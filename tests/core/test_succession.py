@@ -6,7 +6,7 @@ from dataclasses import replace
 from tests.core.rings import EMPTY, NOW, A, B, C, T, active, at, due, key, live, passive, prepared, revoked
 
 from mintmark.core import base64url, keyring, succession
-from mintmark.core.key import Activation
+from mintmark.core.key import DEFAULT_KIND, Activation
 from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Member, Ring
 from mintmark.core.succession import (
     ActivateKey,
@@ -65,7 +65,7 @@ def test_what_may_be_forgotten_is_forgotten_by_anyone():
 
 def test_an_empty_cluster_begins_at_once():
     """3.4: nobody signs, so a key is prepared, and signs as soon as the node serves it."""
-    assert due(EMPTY) == (PrepareKey(),)
+    assert due(EMPTY) == (PrepareKey(DEFAULT_KIND),)
     ring = prepared(EMPTY, "k")
     assert due(ring) == ()
     assert due(ring, served=("k",)) == (ActivateKey(Kid("k"), Activation.BOOTSTRAP),)
@@ -146,13 +146,13 @@ def test_a_heartbeat_from_the_future_is_no_sign_of_life():
     assert not Member(A, at(3600), 0).is_live(NOW)
     ring = active(EMPTY, "a", now=at(3600))
     members = live(A, now=at(3600))
-    assert due(ring, B, members=members) == (PrepareKey(),)
+    assert due(ring, B, members=members) == (PrepareKey(DEFAULT_KIND),)
 
 
 def test_an_emergency_is_told_from_a_bootstrap():
     """3.8: the lone node whose signing key was revoked activates its next key as an emergency."""
     ring = revoked(active(EMPTY, "a1"), "a1")
-    assert due(ring) == (PrepareKey(),)
+    assert due(ring) == (PrepareKey(DEFAULT_KIND),)
     assert due(prepared(ring, "a2"), served=("a2",)) == (ActivateKey(Kid("a2"), Activation.EMERGENCY),)
 
 
@@ -171,8 +171,8 @@ def test_a_successor_is_prepared_a_lead_and_a_max_age_before_the_end():
     latest = NOW + T.rotate_every - T.prepare_before
     when = succession.prepare_at(key(ring, "k"), T)
     assert latest - (T.rotate_every - T.prepare_before) // 10 <= when <= latest
-    assert PrepareKey() not in due(ring, now=NumericDate(when - 1))
-    assert PrepareKey() in due(ring, now=when)
+    assert PrepareKey(DEFAULT_KIND) not in due(ring, now=NumericDate(when - 1))
+    assert PrepareKey(DEFAULT_KIND) in due(ring, now=when)
 
 
 def test_nodes_that_started_together_prepare_apart():
@@ -184,7 +184,8 @@ def test_nodes_that_started_together_prepare_apart():
 
 def test_a_proven_key_signs_after_the_lead_and_not_before():
     """K1: nothing is due in the lead; at its end the activation is, as a proven one."""
-    ring = keyring.prove(prepared(active(EMPTY, "k1"), "k2"), Kid("k2"), now=NOW)
+    asked = keyring.request_rotation(active(EMPTY, "k1"), now=NOW)
+    ring = keyring.prove(prepared(asked, "k2"), Kid("k2"), now=NOW)
     assert not [e for e in due(ring, now=at(T.lead - 1)) if isinstance(e, ActivateKey)]
     assert ActivateKey(Kid("k2"), Activation.PROVEN) in due(ring, now=at(T.lead))
 
@@ -209,9 +210,9 @@ def test_rotation_is_overdue_from_the_target_on():
 def test_an_operator_can_ask_for_new_keys():
     """Every key that was active when the operator asked has a successor due; a newer one has not."""
     ring = keyring.request_rotation(active(EMPTY, "k1"), now=at(5))
-    assert PrepareKey() in due(ring, now=at(5))
+    assert PrepareKey(DEFAULT_KIND) in due(ring, now=at(5))
     ring = active(ring, "k2", now=at(6))
-    assert PrepareKey() not in due(ring, now=at(6))
+    assert PrepareKey(DEFAULT_KIND) not in due(ring, now=at(6))
 
 
 def test_nodes_that_lag_behind_are_named():
@@ -231,7 +232,9 @@ def test_a_node_beyond_the_signers_takes_no_slot_and_says_so():
     ring = active(active(EMPTY, "a"), "b", B)
     members = live(A, B, C)
     assert due(ring, C, members=members, timing=SMALL) == (RaiseAlarm(AlarmKind.NO_SLOT),)
-    assert PrepareKey() in due(keyring.release(ring, B, now=NOW), C, members=members, timing=SMALL)
+    assert PrepareKey(DEFAULT_KIND) in due(
+        keyring.release(ring, B, now=NOW), C, members=members, timing=SMALL
+    )
 
 
 def test_a_full_set_delays_a_rotation_and_alarms():
@@ -242,7 +245,7 @@ def test_a_full_set_delays_a_rotation_and_alarms():
     ring = keyring.request_rotation(ring, now=NOW)
     assert due(ring, timing=SMALL) == (RaiseAlarm(AlarmKind.JWKS_LIMIT),)
     one_less = replace(ring, keys=ring.keys[:-1])
-    assert due(one_less, timing=SMALL) == (PrepareKey(),)
+    assert due(one_less, timing=SMALL) == (PrepareKey(DEFAULT_KIND),)
 
 
 def full() -> Ring:
@@ -255,7 +258,7 @@ def full() -> Ring:
 def test_no_bound_prevents_a_bootstrap():
     """K6: with nobody signing a key is prepared beyond the limit, and the limit alarms."""
     later = at(T.lease)
-    assert due(full(), now=later, timing=SMALL) == (PrepareKey(),)
+    assert due(full(), now=later, timing=SMALL) == (PrepareKey(DEFAULT_KIND),)
     ring = active(full(), "a", now=later)
     assert RaiseAlarm(AlarmKind.JWKS_LIMIT) in due(ring, now=later, timing=SMALL)
 
@@ -265,7 +268,7 @@ def test_fifty_nodes_that_start_at_once_prepare_no_more_keys_than_there_are_slot
     nodes = [NodeId(f"n{number}") for number in range(50)]
     ring = EMPTY
     for node in nodes:
-        if PrepareKey() in due(ring, node, members=live(*nodes), timing=SMALL):
+        if PrepareKey(DEFAULT_KIND) in due(ring, node, members=live(*nodes), timing=SMALL):
             ring = prepared(ring, f"k-{node}", node)
     assert len(ring.keys) == SMALL.signers
 
@@ -278,9 +281,9 @@ def test_one_node_at_a_time_goes_beyond_the_bounds():
         RaiseAlarm(AlarmKind.JWKS_LIMIT),
     )
     # Should that node be stuck, or dead, the next one does not wait for ever.
-    assert PrepareKey() in due(ring, B, now=later, members=live(B, now=later), timing=SMALL)
+    assert PrepareKey(DEFAULT_KIND) in due(ring, B, now=later, members=live(B, now=later), timing=SMALL)
     stuck = at(2 * T.lease)
-    assert PrepareKey() in due(ring, B, now=stuck, members=live(A, B, now=stuck), timing=SMALL)
+    assert PrepareKey(DEFAULT_KIND) in due(ring, B, now=stuck, members=live(A, B, now=stuck), timing=SMALL)
 
 
 # --- what is due: leaving, and a clock that is off ------------------------------------------------------
@@ -313,7 +316,7 @@ def test_the_slot_of_a_node_that_leaves_is_free():
     ring = active(active(EMPTY, "a"), "b", B)
     members = live(A, B, C)
     assert due(ring, C, members=members, timing=SMALL) == (RaiseAlarm(AlarmKind.NO_SLOT),)
-    assert due(keyring.resign(ring, A), C, members=members, timing=SMALL) == (PrepareKey(),)
+    assert due(keyring.resign(ring, A), C, members=members, timing=SMALL) == (PrepareKey(DEFAULT_KIND),)
 
 
 def test_a_node_whose_clock_is_off_takes_no_key_further():
@@ -345,7 +348,7 @@ def test_a_signer_whose_clock_is_off_holds_up_others_for_a_lease():
             ring = keyring.lapse(ring, Kid("a"), now=now)
         bootstrap = ActivateKey(Kid("b"), Activation.BOOTSTRAP)
         assert (bootstrap in due(ring, B, now=now, members=members, served=("b",))) is begins
-    assert PrepareKey() in due(ring, now=at(T.lease), members=live(A, B, now=at(T.lease)))
+    assert PrepareKey(DEFAULT_KIND) in due(ring, now=at(T.lease), members=live(A, B, now=at(T.lease)))
 
 
 def test_a_node_that_was_not_heard_of_renews_at_once():

@@ -36,6 +36,10 @@ class KeyKind:
         return f"{self.mode.value} {self.alg.value}"
 
 
+DEFAULT_KIND: Final = KeyKind(KeyMode.OWN, Algorithm.RS256)
+"""What is cheapest to verify and most widely supported, and needs nothing set up."""
+
+
 class KeyState(StrEnum):
     """Where a key is in its life. ``retired`` keys are forgotten, so no row ever holds that state."""
 

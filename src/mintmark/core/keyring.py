@@ -82,7 +82,11 @@ class Member:
     certificate: bytes = b""
     """The certificate of that listener, in DER; whoever calls it accepts no other."""
     modes: frozenset[KeyMode] = frozenset({KeyMode.OWN})
-    """The kinds of custody that it is configured for."""
+    """Whose keys it can sign with. Not that of a key that it could not open; none once it is leaving."""
+
+    def is_leaving(self) -> bool:
+        """Whether nobody may count on it any more."""
+        return not self.modes
 
     def is_live(self, now: NumericDate) -> bool:
         """Whether the heartbeat is young enough; a lease is permission to sign, not a sign of life.
@@ -155,7 +159,7 @@ def prepare(
         raise InvalidTransition("a shared key has its sealed half beside it, and no other has")
     if mode is not KeyMode.OWN and ring.held_by_cluster(KeyState.PREPARED) is not None:
         raise InvalidTransition("the cluster has prepared a key already")
-    if (until := mixed_until(ring, alg)) is not None:
+    if (until := mixes(ring, alg)) is not None:
         raise MixedAlgorithms(until)
     key = Key(
         kid=kid,
@@ -245,8 +249,8 @@ def lapse(ring: Ring, kid: Kid, *, now: NumericDate) -> Ring:
 def drop(ring: Ring, kid: Kid) -> Ring:
     """The ring without a prepared key that will not sign: keys of another kind are wanted now."""
     key = _require(ring, kid)
-    if key.state is not KeyState.PREPARED or key.held:
-        raise InvalidTransition("only a prepared key that nobody holds may be dropped")
+    if key.state is not KeyState.PREPARED:
+        raise InvalidTransition(f"a {key.state} key may have signed")
     return _with(ring, _moved(key, KeyEvent.LAPSED))
 
 
@@ -382,19 +386,26 @@ def switch(ring: Ring, kind: KeyKind, *, now: NumericDate) -> Ring:
         raise InvalidTransition("a token signs with RS256, PS256 or ES256")
     kept = tuple(key for key in ring.keys if not key.is_published() or key.held or now < key.needed_until())
     after = replace(ring, generation=ring.generation + 1, keys=kept, kind=kind)
-    if (until := mixed_until(after, kind.alg)) is not None:
+    if (until := _others_until(after, kind.alg)) is not None:
         raise MixedAlgorithms(until)
     return after
 
 
-def mixed_until(ring: Ring, alg: str) -> NumericDate | None:
-    """Until when a key of ``alg`` would share the set with one that it must not; None where it would not."""
-    others = [
-        key.needed_until()
-        for key in ring.published()
-        if (key.alg == Algorithm.EDDSA) is not (alg == Algorithm.EDDSA)
-    ]
+def mixes(ring: Ring, alg: str) -> NumericDate | None:
+    """Until when a key of ``alg`` would be the first of its family in the set of another; None if never."""
+    if any(_family(key.alg) is _family(alg) for key in ring.published()):
+        return None
+    return _others_until(ring, alg)
+
+
+def _others_until(ring: Ring, alg: str) -> NumericDate | None:
+    others = (key.needed_until() for key in ring.published() if _family(key.alg) is not _family(alg))
     return max(others, default=None)
+
+
+def _family(alg: str) -> bool:
+    """Whether it is EdDSA, which half of the verifiers in use refuse, some of them with the whole set."""
+    return alg == Algorithm.EDDSA
 
 
 def _require(ring: Ring, kid: Kid) -> Key:

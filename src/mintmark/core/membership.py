@@ -7,8 +7,8 @@ A node knows the others from their heartbeat rows and from the ring, by the stor
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mintmark.core.key import Activation, Key, KeyState
-from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Member, Ring
+from mintmark.core.key import DEFAULT_KIND, SIGNING, Activation, Key, KeyKind, KeyMode, KeyState
+from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Member, Ring, mixes
 from mintmark.core.timing import Timing
 from mintmark.units import Kid, NodeId, NumericDate
 
@@ -61,6 +61,29 @@ class View:
     """Whether this machine's clock is further from the store's than ``clock_skew``."""
     leaving: bool = False
     """Whether this node was told to leave."""
+    kind: KeyKind = DEFAULT_KIND
+    """What keys are to sign by this node's settings; it counts only where the ring does not say so."""
+    spare: bool = False
+    """Whether this node keeps a successor ready all the time."""
+    modes: frozenset[KeyMode] = frozenset({KeyMode.OWN})
+    """Whose keys the signer of this node was configured for."""
+    loaded: frozenset[Kid] = frozenset()
+    """The keys of the cluster that it holds."""
+
+    def holds(self, key: Key) -> bool:
+        """Whether the signer of this node has the private half of ``key``."""
+        return key.kid in self.loaded if key.is_of_cluster() else key.node == self.node
+
+
+def wanted(view: View) -> KeyKind:
+    """What keys are to sign: what the ring says, and before it does, what this node's settings say.
+
+    Except where that would mix EdDSA into the set of another family: then what is there goes on.
+    """
+    ring = view.ring
+    if ring.kind is not None:
+        return ring.kind
+    return view.kind if mixes(ring, view.kind.alg) is None else ring.published()[-1].kind()
 
 
 def live_nodes(view: View) -> frozenset[NodeId]:
@@ -73,18 +96,30 @@ def has_watched(view: View) -> bool:
     return view.now >= view.watched_since + HEARD_WITHIN
 
 
+def is_held(key: Key, view: View) -> bool:
+    """Whether a live node can sign with ``key``, as far as this one knows."""
+    if not key.is_of_cluster():
+        return key.node in live_nodes(view)
+    others = (m for m in view.members if m.is_live(view.now) and m.node != view.node)
+    return view.holds(key) or any(key.mode in member.modes for member in others)
+
+
 def someone_signs(view: View, timing: Timing) -> bool:
     """Whether a live node holds an active key, or a node that might be live one.
 
     Before a node has watched for long enough, a lease that runs may be that of a node that lives. Where the
     watch was interrupted so may one that has ended: nobody could renew it while the store was away. A node
     that has just started knows of no such time, and waits for no lease that ended before.
+
+    A key of the cluster outlives its nodes. As long as such keys are wanted nothing is begun beside one, even
+    if nobody who lives can open it: that is for an operator to say, by revoking it.
     """
-    live = live_nodes(view)
     watched = has_watched(view)
+    clusters_wanted = wanted(view).mode is not KeyMode.OWN
     return any(
-        key.node in live
+        is_held(key, view)
         or _was_leased_just_now(key, view, timing)
+        or (key.is_of_cluster() and (clusters_wanted or view.now < key.lease_until))
         or (not watched and (view.interrupted or view.now < key.lease_until))
         for key in view.ring.keys
         if key.state is KeyState.ACTIVE
@@ -100,17 +135,13 @@ def _was_leased_just_now(key: Key, view: View, timing: Timing) -> bool:
 
 
 def was_set_back(view: View, timing: Timing) -> bool:
-    """Whether a lease of this node ends later than any that it could have written by now.
+    """Whether a lease of a key that this node holds ends later than any that was written by now.
 
     The clock by which it was written was ahead. By the one that is right the lease is not due for renewal,
     and the signer, which also counts by a clock that nobody sets, will soon refuse to sign under it.
     """
     latest = view.now + timing.lease + timing.clock_skew
-    return any(
-        key.node == view.node and key.lease_until > latest
-        for key in view.ring.keys
-        if key.state in (KeyState.PREPARED, KeyState.ACTIVE)
-    )
+    return any(view.holds(key) and key.lease_until > latest for key in view.ring.keys if key.state in SIGNING)
 
 
 class Departure(StrEnum):
@@ -130,32 +161,84 @@ def departure(view: View, timing: Timing) -> Departure:
     """Whether ``view.node``, which was told to leave, may go (design 3.4).
 
     Nobody relies on a node that is leaving too. That holds for two that were told in the same moment,
-    because each resigns by compare-and-swap before it goes: the second one sees that the first has.
+    because each says so before it decides, by compare-and-swap where it has a key of its own and else in its
+    heartbeat: the second one sees that the first has.
     """
-    own = view.ring.held_by(view.node, KeyState.ACTIVE)
-    if own is None or view.clock_off or view.now >= own.lease_until:
+    ring, now = view.ring, view.now
+    own, clusters = ring.held_by(view.node, KeyState.ACTIVE), ring.held_by_cluster(KeyState.ACTIVE)
+    signing = [
+        key for key in (own, clusters) if key is not None and view.holds(key) and now < key.lease_until
+    ]
+    if not signing or view.clock_off:
         return Departure.SIGNS_NOTHING
     staying = staying_nodes(view)
     if not staying:
         return Departure.ALONE
-    heard = staying & live_nodes(view)
-    covered = any(key.node in heard and _covers(key, view.now, timing) for key in view.ring.keys)
-    return Departure.COVERED if covered and own.is_resigned() else Departure.AWAITED
+    heard = [m for m in view.members if m.node in staying and m.is_live(now)]
+    # Who signs with the very same key makes no verifier learn another.
+    same = clusters if own is None else None
+    covered = any(
+        _is_renewed(key, now, timing) and (key is same or _is_known(key, now, timing))
+        for key in ring.keys
+        if key.state is KeyState.ACTIVE and any(_signs_with(member, key) for member in heard)
+    )
+    said = own is None or own.is_resigned()
+    return Departure.COVERED if covered and said else Departure.AWAITED
 
 
 def staying_nodes(view: View) -> frozenset[NodeId]:
-    """The other nodes that live, or may after an outage of the store, and have not resigned."""
+    """The other nodes that live, or may after an outage of the store, and have not said that they leave."""
     resigned = {key.node for key in view.ring.keys if key.state is KeyState.ACTIVE and key.is_resigned()}
+    leaving = {member.node for member in view.members if member.is_leaving()}
     unheard = view.interrupted and not has_watched(view)
     there = {m.node for m in view.members} if unheard else live_nodes(view)
-    return frozenset(there - resigned - {view.node})
+    return frozenset(there - resigned - leaving - {view.node})
 
 
-def _covers(key: Key, now: NumericDate, timing: Timing) -> bool:
-    """Whether tokens of ``key`` are accepted everywhere, and its node goes on making them."""
-    if key.state is not KeyState.ACTIVE or key.activated_at is None:
-        return False
-    # A node renews at a third of a lease: one that has let two thirds pass cannot, whatever its heartbeat.
-    renewed = key.lease_until - now > timing.lease // 3
-    known = key.activation is Activation.PROVEN or now >= key.activated_at + timing.lead
-    return renewed and known
+def _signs_with(member: Member, key: Key) -> bool:
+    return key.mode in member.modes if key.is_of_cluster() else key.node == member.node
+
+
+def _is_renewed(key: Key, now: NumericDate, timing: Timing) -> bool:
+    """A node renews at a third of a lease: one that let two thirds pass cannot, whatever its heartbeat."""
+    return key.lease_until - now > timing.lease // 3
+
+
+def _is_known(key: Key, now: NumericDate, timing: Timing) -> bool:
+    """Whether tokens of the active ``key`` are accepted everywhere."""
+    if key.activation is Activation.PROVEN:
+        return True
+    return key.activated_at is not None and now >= key.activated_at + timing.lead
+
+
+def has_slot(ring: Ring, node: NodeId, timing: Timing) -> bool:
+    """Whether ``node`` may sign with keys of its own (K6); one that may not mints through a peer."""
+    signers = {
+        key.node
+        for key in ring.keys
+        if key.state in SIGNING and not key.is_of_cluster() and not key.is_resigned()
+    }
+    return node in signers or len(signers) < timing.signers
+
+
+def has_room(ring: Ring, node: NodeId, timing: Timing) -> bool:
+    """Whether ``node`` may add a key (K6): it has a slot or one is free, and the set is not full."""
+    return has_slot(ring, node, timing) and not is_full(ring, timing)
+
+
+def is_full(ring: Ring, timing: Timing) -> bool:
+    """Whether the set holds as many keys as it may (K6)."""
+    return len(ring.published()) >= timing.jwks_limit
+
+
+def all_have_keys(view: View, timing: Timing) -> bool:
+    """Whether every live node that may have a key of its own signs with it, so that the cluster's may go."""
+    ring, now = view.ring, view.now
+    staying = {m.node for m in view.members if m.is_live(now) and not m.is_leaving()} | {view.node}
+    own = [key for node in staying if (key := ring.held_by(node, KeyState.ACTIVE)) and now < key.lease_until]
+    without = staying - {key.node for key in own}
+    return (
+        has_watched(view)
+        and any(_is_known(key, now, timing) and not key.is_resigned() for key in own)
+        and not any(has_slot(ring, node, timing) for node in without)
+    )

@@ -9,9 +9,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mintmark.core.key import Activation, Key, KeyState
+from mintmark.core.key import SIGNING, Activation, Key, KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Member, Ring
-from mintmark.core.membership import View, has_watched, live_nodes, someone_signs, staying_nodes, was_set_back
+from mintmark.core.membership import (
+    View,
+    all_have_keys,
+    has_room,
+    has_slot,
+    has_watched,
+    is_full,
+    is_held,
+    live_nodes,
+    someone_signs,
+    staying_nodes,
+    wanted,
+    was_set_back,
+)
 from mintmark.core.timing import Timing
 from mintmark.units import Kid, NodeId, NumericDate
 
@@ -19,6 +32,8 @@ from mintmark.units import Kid, NodeId, NumericDate
 @dataclass(frozen=True, slots=True)
 class PrepareKey:
     """Make a key pair in the signer and publish its public half."""
+
+    kind: KeyKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +45,7 @@ class ProveKey:
 
 @dataclass(frozen=True, slots=True)
 class ActivateKey:
-    """Let the key sign; the node's former key verifies only from then on."""
+    """Let the key sign; what it takes the place of verifies only from then on."""
 
     kid: Kid
     activation: Activation
@@ -41,6 +56,20 @@ class RenewLease:
     """Renew the permission to sign, and with it the time for which the key stays published."""
 
     kids: tuple[Kid, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SupersedeKey:
+    """Let the key verify only: since a switch of the mode, others sign in its place."""
+
+    kid: Kid
+
+
+@dataclass(frozen=True, slots=True)
+class DropKey:
+    """Take out a prepared key that is of another kind than is wanted by now."""
+
+    kid: Kid
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +103,8 @@ class AlarmKind(StrEnum):
     JWKS_LIMIT = "jwks_limit"
     NO_SLOT = "no_slot"
     """As many other nodes sign as may: this one will not, until one of them is gone."""
+    NO_CUSTODY = "no_custody"
+    """The signer of this node was not configured for the keys that are wanted."""
     CLOCK_DRIFTED = "clock_drifted"
     """This machine's clock is further from the store's than ``clock_skew``."""
 
@@ -91,6 +122,8 @@ Effect = (
     | ProveKey
     | ActivateKey
     | RenewLease
+    | SupersedeKey
+    | DropKey
     | LapseKey
     | RetireKey
     | ResignKeys
@@ -121,7 +154,7 @@ def due(view: View, timing: Timing) -> tuple[Effect, ...]:
 
 def _resignation(view: View) -> Iterable[Effect]:
     """Said before anything else, and only where somebody is there to hear it."""
-    own = (key for key in view.ring.keys if key.node == view.node)
+    own = (key for key in view.ring.keys if key.node == view.node and not key.is_of_cluster())
     unsaid = any(
         key.state is KeyState.PREPARED or (key.state is KeyState.ACTIVE and not key.is_resigned())
         for key in own
@@ -133,54 +166,127 @@ def _resignation(view: View) -> Iterable[Effect]:
 def _renewals(view: View, timing: Timing) -> Iterable[Effect]:
     """A lease is renewed at a third of its life, so that two attempts may fail before it ends.
 
-    A node that has not read the store for a while renews at once: it may have been taken for dead, and what
-    others have decided since, on a ring that did not show its return, is not taken then.
+    A node that has not read the store for a while renews its own at once: it may have been taken for dead,
+    and what others have decided since, on a ring that did not show its return, is not taken then. A key of
+    the cluster is renewed by whichever node that holds it comes first, however late: it died with nobody.
     """
-    own = tuple(
-        key.kid
-        for key in view.ring.keys
-        if key.node == view.node and key.state in (KeyState.PREPARED, KeyState.ACTIVE)
-    )
-    oldest = min((key.lease_until for key in view.ring.keys if key.kid in own), default=None)
-    if oldest is None:
-        return
-    if view.now >= oldest - timing.lease * 2 // 3 or oldest < view.watched_since + timing.lease:
-        yield RenewLease(own)
+    held = [key for key in view.ring.keys if key.state in SIGNING and view.holds(key)]
+    is_back = NumericDate(view.watched_since + timing.lease)
+    if any(
+        view.now >= key.lease_until - timing.lease * 2 // 3
+        or (not key.is_of_cluster() and key.lease_until < is_back)
+        for key in held
+    ):
+        yield RenewLease(tuple(key.kid for key in held))
 
 
 def _succession(view: View, timing: Timing) -> Iterable[Effect]:
-    ring, now = view.ring, view.now
-    active = ring.held_by(view.node, KeyState.ACTIVE)
-    prepared = ring.held_by(view.node, KeyState.PREPARED)
-    crowded = len(ring.published()) > timing.jwks_limit
-
-    if prepared is None:
-        if active is None or _wants_successor(active, ring, timing, now):
-            if has_room(ring, view.node, timing) or _must_begin(view, timing):
-                yield PrepareKey()
-            elif has_slot(ring, view.node, timing):
-                crowded = True
-            else:
-                yield RaiseAlarm(AlarmKind.NO_SLOT)
-    elif prepared.proven_at is not None and now >= prepared.proven_at + timing.lead:
-        yield ActivateKey(prepared.kid, Activation.PROVEN)
-    elif not someone_signs(view, timing):
-        if prepared.kid in view.served:
-            yield ActivateKey(prepared.kid, _unproven_cause(ring, view.node))
-    elif prepared.proven_at is None:
-        yield ProveKey(prepared.kid)
-
-    if active is not None and active.sign_until is not None and now >= active.sign_until:
-        yield RaiseAlarm(AlarmKind.ROTATION_OVERDUE, active.kid)
-    if crowded:
+    ring, now, kind = view.ring, view.now, wanted(view)
+    own, clusters = ring.held_by(view.node, KeyState.ACTIVE), ring.held_by_cluster(KeyState.ACTIVE)
+    unwanted = tuple(_unwanted(view, kind, timing))
+    yield from unwanted
+    if not any(isinstance(effect, DropKey) for effect in unwanted):
+        if kind.mode is KeyMode.OWN:
+            yield from _line(view, timing, own, ring.held_by(view.node, KeyState.PREPARED))
+        else:
+            yield from _line(view, timing, clusters, ring.held_by_cluster(KeyState.PREPARED))
+    for key in (own, clusters):
+        if key is not None and view.holds(key) and key.sign_until is not None and now >= key.sign_until:
+            yield RaiseAlarm(AlarmKind.ROTATION_OVERDUE, key.kid)
+    if len(ring.published()) > timing.jwks_limit:
         yield RaiseAlarm(AlarmKind.JWKS_LIMIT)
 
 
-def _wants_successor(active: Key, ring: Ring, timing: Timing, now: NumericDate) -> bool:
+def _line(view: View, timing: Timing, active: Key | None, prepared: Key | None) -> Iterable[Effect]:
+    """What one line of succession needs: this node's own, or the cluster's."""
+    ring, now, kind = view.ring, view.now, wanted(view)
+    if prepared is None:
+        if active is None or _wants_successor(active, ring, kind, timing, now):
+            yield from _preparation(view, timing, active)
+        elif view.spare and _may_make(view, active) and _has_room(view, timing):
+            yield PrepareKey(kind)
+    elif not view.holds(prepared):
+        # Whoever of the cluster has it takes it further.
+        return
+    elif prepared.proven_at is not None and now >= prepared.proven_at + timing.lead:
+        if active is None or _must_go(active, ring, kind, timing, now):
+            yield ActivateKey(prepared.kid, Activation.PROVEN)
+    elif not someone_signs(view, timing):
+        if prepared.kid in view.served:
+            yield ActivateKey(prepared.kid, _unproven_cause(ring, prepared))
+    elif prepared.proven_at is None:
+        yield ProveKey(prepared.kid)
+
+
+def _preparation(view: View, timing: Timing, active: Key | None) -> Iterable[Effect]:
+    kind = wanted(view)
+    if kind.mode not in view.modes:
+        yield RaiseAlarm(AlarmKind.NO_CUSTODY)
+    elif not _may_make(view, active):
+        return
+    elif _has_room(view, timing) or _must_begin(view, timing):
+        yield PrepareKey(kind)
+    elif kind.mode is KeyMode.OWN and not has_slot(view.ring, view.node, timing):
+        yield RaiseAlarm(AlarmKind.NO_SLOT)
+    elif len(view.ring.published()) == timing.jwks_limit:
+        yield RaiseAlarm(AlarmKind.JWKS_LIMIT)
+
+
+def _may_make(view: View, active: Key | None) -> bool:
+    """Whether others will be able to use what this node makes, as far as it knows.
+
+    Who cannot open the key that the cluster signs with seals under another secret, or has another token.
+    """
+    kind = wanted(view)
+    return kind.mode in view.modes and (active is None or active.mode is not kind.mode or view.holds(active))
+
+
+def _has_room(view: View, timing: Timing) -> bool:
+    if wanted(view).mode is KeyMode.OWN:
+        return has_room(view.ring, view.node, timing)
+    return not is_full(view.ring, timing)
+
+
+def _unwanted(view: View, kind: KeyKind, timing: Timing) -> Iterable[Effect]:
+    """What a switch of the kind makes superfluous; a prepared key has signed nothing, so it goes at once.
+
+    A key that signs goes when those that are to take its place do: with the activation of the cluster's first
+    key, or here. After a switch and back, keys of a node's own may still sign beside the cluster's.
+    """
+    ring = view.ring
+    for key in ring.keys:
+        is_mine = key.is_of_cluster() or key.node == view.node
+        if is_mine and key.state is KeyState.PREPARED and key.kind() != kind:
+            yield DropKey(key.kid)
+    clusters = ring.held_by_cluster(KeyState.ACTIVE)
+    if clusters is None:
+        return
+    if kind.mode is KeyMode.OWN:
+        if all_have_keys(view, timing):
+            yield SupersedeKey(clusters.kid)
+    elif (own := ring.held_by(view.node, KeyState.ACTIVE)) is not None and clusters.mode is kind.mode:
+        yield SupersedeKey(own.kid)
+
+
+def _wants_successor(active: Key, ring: Ring, kind: KeyKind, timing: Timing, now: NumericDate) -> bool:
+    return _is_asked_for(active, ring, kind) or now >= prepare_at(active, timing)
+
+
+def _must_go(active: Key, ring: Ring, kind: KeyKind, timing: Timing, now: NumericDate) -> bool:
+    """Whether a successor that may sign does so now.
+
+    One that was prepared when it was due is never early. A spare waits until that time; were it a matter of
+    each node's settings, one without a spare would activate those of another for ever.
+    """
+    return _is_asked_for(active, ring, kind) or now >= prepare_at(active, timing) + timing.lead
+
+
+def _is_asked_for(active: Key, ring: Ring, kind: KeyKind) -> bool:
+    """Whether somebody wants another key, whatever the time: by a rotation, or by a switch."""
     asked = ring.rotate_requested_at
     if asked is not None and active.activated_at is not None and active.activated_at <= asked:
         return True
-    return active.sign_until is not None and now >= prepare_at(active, timing)
+    return active.kind() != kind
 
 
 def prepare_at(active: Key, timing: Timing) -> NumericDate:
@@ -214,25 +320,19 @@ def unserved(key: Key, members: Iterable[Member], now: NumericDate) -> tuple[Nod
     return tuple(m.node for m in members if m.is_live(now) and m.ring_generation < key.since)
 
 
-def _unproven_cause(ring: Ring, node: NodeId) -> Activation:
-    """An emergency where a key of this very node was revoked while it signed, else a bootstrap."""
-    revoked = (key for key in ring.keys if key.state is KeyState.REVOKED and key.node == node)
-    return Activation.EMERGENCY if any(key.activated_at for key in revoked) else Activation.BOOTSTRAP
-
-
-def has_room(ring: Ring, node: NodeId, timing: Timing) -> bool:
-    """Whether ``node`` may add a key (K6): it has a slot or one is free, and the set is not full."""
-    return has_slot(ring, node, timing) and len(ring.published()) < timing.jwks_limit
-
-
-def has_slot(ring: Ring, node: NodeId, timing: Timing) -> bool:
-    """Whether ``node`` may sign with keys of its own; one that may not mints through a peer."""
-    signers = {
-        key.node
+def _unproven_cause(ring: Ring, prepared: Key) -> Activation:
+    """An emergency where the last key of this line to sign was revoked while it did, else a bootstrap."""
+    line = [
+        key
         for key in ring.keys
-        if key.state in (KeyState.PREPARED, KeyState.ACTIVE) and not key.is_resigned()
-    }
-    return node in signers or len(signers) < timing.signers
+        if key.activated_at is not None
+        and key.is_of_cluster() is prepared.is_of_cluster()
+        and (key.is_of_cluster() or key.node == prepared.node)
+    ]
+    last = max((key.activated_at or 0 for key in line if key.state is not KeyState.REVOKED), default=0)
+    revoked = (key for key in line if key.state is KeyState.REVOKED)
+    emergency = any((key.revoked_at or 0) >= last for key in revoked)
+    return Activation.EMERGENCY if emergency else Activation.BOOTSTRAP
 
 
 def _decay(view: View) -> Iterable[Effect]:
@@ -240,8 +340,19 @@ def _decay(view: View) -> Iterable[Effect]:
         match key.state:
             # A node renews its own lease however late: the key is still public, so nothing is lost.
             case KeyState.PREPARED | KeyState.ACTIVE:
-                if key.node != view.node and view.now >= key.lease_until and has_watched(view):
+                if view.now >= key.lease_until and has_watched(view) and _has_died(key, view):
                     yield LapseKey(key.kid)
             case KeyState.PASSIVE | KeyState.REVOKED:
-                if view.now >= key.publish_until:
+                if view.now >= key.publish_until and not key.held:
                     yield RetireKey(key.kid)
+
+
+def _has_died(key: Key, view: View) -> bool:
+    """Whether nobody will renew the lease of ``key`` that has ended.
+
+    An active key of the cluster lives on without any node, as long as such keys are wanted: whoever is there
+    first after a power cut signs with it.
+    """
+    if not key.is_of_cluster() or key.state is KeyState.PREPARED:
+        return not view.holds(key)
+    return wanted(view).mode is KeyMode.OWN and not is_held(key, view)

@@ -5,8 +5,7 @@ from typing import Final
 
 from mintmark.core.events import EventName
 from mintmark.core.key import Key, KeyMode, KeyState
-from mintmark.core.membership import offset
-from mintmark.core.succession import has_slot
+from mintmark.core.membership import has_slot, offset
 from mintmark.core.timing import Timing
 from mintmark.errors import NotReady, Unavailable
 from mintmark.ports.bus import Bus

@@ -216,6 +216,9 @@ class Rotation:
             interrupted=self._watch.interrupted,
             clock_off=abs(self._offset) > self._timing.clock_skew,
             leaving=self.leaving.begun,
+            kind=self._kind,
+            spare=self._wants_spare,
+            modes=self._modes,
         )
 
     def _is_placed(self, key: Key, now: NumericDate) -> bool:
@@ -274,7 +277,7 @@ class Rotation:
             case RaiseAlarm(alarm, kid):
                 self._raise(alarm, kid)
                 return False
-            case PrepareKey():
+            case PrepareKey(_):
                 await self._prepare(ring, now)
             case ProveKey(kid):
                 return await self._prove(kid, view)
@@ -315,6 +318,7 @@ class Rotation:
             jwk=document.encode(public.jwk),
             timing=self._timing,
             now=now,
+            kind=self._kind,
         )
         await self._swap(ring, after, EventName.KEY_PREPARED, kid=public.kid)
 
