@@ -11,6 +11,7 @@ import jwt
 import pytest
 from tests.cluster.cluster import PATIENCE, RunningCluster, running_cluster
 from tests.cluster.load import Load
+from tests.cluster.rotator import Rotator
 from tests.cluster.running import until
 
 from mintmark import InvalidToken, Verifier, VerifierUnavailable
@@ -117,31 +118,6 @@ class Checker:
                 self.refused.append(f"{name} refused a token of {kid}: {type(error).__name__} {said}")
                 return
         self.checks[name] += 1
-
-
-class Rotator:
-    """Asks for a rotation whenever a key has become active, so that each node always has a successor due."""
-
-    def __init__(self, cluster: RunningCluster) -> None:
-        self._cluster = cluster
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask_forever)
-        self._asked_at = -1
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _ask_forever(self) -> None:
-        while not self._stop.wait(2):
-            activations = len(self._cluster.events("key.activated"))
-            if activations != self._asked_at:
-                self._asked_at = activations
-                self._cluster.run("keys", "rotate")
 
 
 @pytest.mark.slow

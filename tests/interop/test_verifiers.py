@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from tests.interop.registry import REGISTRY, Entry, NewKey
+from tests.interop.tokens import tampered
 from tests.interop.verifier import Guarding, Verdict
 
 from mintmark.testing import FakeIssuer, SigningKey
@@ -16,14 +17,6 @@ LONG = 600
 def mint(issuer: FakeIssuer, *, audience: str = "orders", **changed: Any) -> str:
     """An access token as an issuer would give it to a client with a scope."""
     return issuer.mint(audience=audience, scope="orders:read", **changed)
-
-
-def tampered(token: str) -> str:
-    """The token with another payload under the same signature."""
-    head, payload, signature = token.split(".")
-    middle = len(payload) // 2
-    changed = "A" if payload[middle] != "A" else "B"
-    return f"{head}.{payload[:middle]}{changed}{payload[middle + 1 :]}.{signature}"
 
 
 @pytest.mark.parametrize("alg", ["RS256", "ES256"])

@@ -60,7 +60,9 @@ class OverHttp:
     """A service on a port of its own, asked as clients ask it."""
 
     def __init__(self, url: str, *, unasked: str = "Jwks remote fetch is failed") -> None:
-        self._http = httpx2.Client(base_url=url, timeout=30, trust_env=False)
+        # A connection that was kept may be closed by the service in the moment in which it is used again.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        self._http = httpx2.Client(base_url=url, timeout=30, trust_env=False, limits=limits)
         self._unasked = unasked
 
     def __call__(self, token: str) -> Said:
