@@ -9,8 +9,9 @@ import msgspec
 from mintmark.adapters import cluster_wire as wire
 from mintmark.adapters.cluster_wire import Connection, Identity, within
 from mintmark.core.keyring import Member
+from mintmark.core.peering import PeerRefusal
 from mintmark.ports.clock import Clock
-from mintmark.ports.peer import PeerRefusal, PeerRefused, PeerUnavailable
+from mintmark.ports.peer import PeerRefused, PeerUnavailable
 from mintmark.units import Issuer
 
 SILENCE: Final = 2.0

@@ -19,9 +19,10 @@ import msgspec
 from mintmark.adapters import cluster_wire as wire
 from mintmark.adapters.cluster_wire import Connection, Identity
 from mintmark.core.keyset import Bucket
+from mintmark.core.peering import PeerRefusal
 from mintmark.errors import Unavailable
 from mintmark.ports.clock import Clock
-from mintmark.ports.peer import PeerRefusal, PeerRefused, PeerService
+from mintmark.ports.peer import PeerRefused, PeerService
 from mintmark.units import NodeId
 
 log: Final = logging.getLogger("mintmark.cluster")
@@ -106,6 +107,8 @@ class ClusterListener:
         while True:
             try:
                 sock, address = await loop.sock_accept(self._sock)
+                # Many small answers to one caller: none should wait until another was acknowledged.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
                 # Out of descriptors, most likely: what is open goes on, and others try again.
                 log.error("no connection could be accepted: %s", error.strerror)

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from mintmark.core.minting import MAX_PAYLOAD
+from mintmark.core.peering import PeerRefusal
 from mintmark.ports.clock import Clock, Entropy
-from mintmark.ports.peer import PeerRefusal
 from mintmark.units import Issuer, NodeId
 
 MAX_REQUEST: Final = MAX_PAYLOAD + 4096

@@ -19,36 +19,12 @@ certificates that each node makes for itself at start and registers in its heart
 - PEER-8 Whoever opens connections and says nothing is cut off, and their number is bounded.
 """
 
-from enum import StrEnum
 from typing import Final, Protocol
 
 from mintmark.core.keyring import Member
+from mintmark.core.peering import PeerRefusal
 from mintmark.errors import SignerUnavailable
 from mintmark.units import Issuer, NodeId
-
-
-class PeerRefusal(StrEnum):
-    """Why a node signs nothing for another; stable, and all that the other learns."""
-
-    BUSY = "busy"
-    """It asks for more than its share."""
-    NOT_READY = "not_ready"
-    """This node has no key that may sign now, or cannot check what it is asked for."""
-    STRANGER = "stranger"
-    """The caller is no live member of this issuer's cluster."""
-    UNKNOWN_ISSUER = "unknown_issuer"
-    """This node does not serve the issuer, or the claims name another one."""
-    WRONG_TYP = "wrong_typ"
-    """Peers sign access tokens and nothing else."""
-    BAD_CLAIMS = "bad_claims"
-    """Not the claims of an access token as nodes make them."""
-    BAD_TIMES = "bad_times"
-    """``iat`` is not about now, or ``exp`` is later than may be."""
-    NOT_LIVE = "not_live"
-    """The session, the user or the client is not there, or not any more."""
-    NOT_COVERED = "not_covered"
-    """The session or the client is not one of that subject, client, scope, audience or time."""
-
 
 PASSING: Final = frozenset({PeerRefusal.BUSY, PeerRefusal.NOT_READY, PeerRefusal.STRANGER})
 """Refusals that are about one node: another one may well sign. The others would be repeated by all."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from mintmark.core.keyring import Member
-from mintmark.ports.peer import PeerCaller, PeerRefusal, PeerRefused, PeerUnavailable
+from mintmark.core.peering import PeerRefusal
+from mintmark.ports.peer import PeerCaller, PeerRefused, PeerUnavailable
 from mintmark.testing.clock import FakeClock
 from mintmark.units import Issuer, NodeId
 
