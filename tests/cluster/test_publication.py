@@ -1,11 +1,6 @@
 """Published copies: verification without any node, rotation that waits for them, outages of a bucket."""
 
 import asyncio
-import contextlib
-import functools
-import http.server
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +8,7 @@ import httpx2
 import jwt
 import pytest
 from tests.cluster.running import RunningNode, running_node, until
+from tests.cluster.web import web_server
 from tests.s3 import BUCKET, S3Server, environ
 
 from mintmark import InvalidToken, Verifier
@@ -23,29 +19,6 @@ from mintmark.ports.publisher import Found
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 JWKS = ".well-known/jwks.json"
-
-
-class WebServer(http.server.SimpleHTTPRequestHandler):
-    """Gives out the files of a folder, as a web server does that knows nothing of us."""
-
-    extensions_map = {"": "application/json"}  # noqa: RUF012 - the name of http.server
-
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def web_server(folder: Path) -> Iterator[str]:
-    """The URL of a plain web server on ``folder``."""
-    handler = functools.partial(WebServer, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def accepts(issuer: str, token: str) -> None:
