@@ -161,13 +161,13 @@ async def test_metrics_count_events_and_keys(node: Surface):
     lines = answer.text.splitlines()
     assert answer.headers["content-type"].startswith("text/plain; version=")
     for line in (
-        'mintmark_events_total{event="session.started"} 1.0',
-        'mintmark_events_total{event="refresh.refused"} 1.0',
-        'mintmark_keys{state="active"} 1.0',
-        'mintmark_keys{state="revoked"} 0.0',
-        "mintmark_feed_followers 0.0",
-        "mintmark_feed_fresh 1.0",
-        "mintmark_ring_fresh 1.0",
+        'mintmark_events_total{event="session.started",issuer="https://auth.example.com"} 1.0',
+        'mintmark_events_total{event="refresh.refused",issuer="https://auth.example.com"} 1.0',
+        'mintmark_keys{issuer="https://auth.example.com",state="active"} 1.0',
+        'mintmark_keys{issuer="https://auth.example.com",state="revoked"} 0.0',
+        'mintmark_feed_followers{issuer="https://auth.example.com"} 0.0',
+        'mintmark_feed_fresh{issuer="https://auth.example.com"} 1.0',
+        'mintmark_ring_fresh{issuer="https://auth.example.com"} 1.0',
     ):
         assert line in lines
 

@@ -1,6 +1,6 @@
 """The HTTP surface of one issuer: which path leads where."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -21,35 +21,40 @@ from mintmark.http.sessions import SessionEndpoints
 from mintmark.http.stream import FeedStream
 from mintmark.http.token import TokenEndpoint
 from mintmark.server import document
+from mintmark.server.audit import Audit
 from mintmark.server.services import Services
 
 _NONE: Final[Mapping[str, str]] = {}
 
 
 def create_app(services: Services) -> Starlette:
-    """The ASGI application that answers for ``services.issuer``.
+    """The ASGI application of a node that answers for ``services.issuer`` alone.
 
     Its endpoints are under the issuer's path; the probes are at the root. Starting and stopping the
     services is for whoever made them.
     """
-    path = document.path_of(services.issuer)
     bounds = Bounds(services.clock)
-    documents, feed = Documents(services), FeedPages(services)
-    sessions, probes = SessionEndpoints(services), Probes(services)
+    routes = [*_issuer_routes(services, bounds), *_probe_routes((services,), services.audit, bounds)]
+    return _application(routes, services.audit, https=_is_https(services))
 
-    def route(
-        path: str,
-        method: str,
-        respond: Respond,
-        *,
-        form: ErrorForm = ErrorForm.PROBLEM,
-        headers: Mapping[str, str] = _NONE,
-    ) -> Route:
-        endpoint = Endpoint(respond, form=form, headers=headers, audit=services.audit, bounds=bounds)
-        return Route(path, endpoint, methods=[method])
 
+def issuer_app(services: Services) -> Starlette:
+    """The same without the probes, for one issuer of several."""
+    routes = _issuer_routes(services, Bounds(services.clock))
+    return _application(routes, services.audit, https=_is_https(services))
+
+
+def probe_app(served: Sequence[Services], *, audit: Audit) -> Starlette:
+    """The probes alone, about all issuers of a node."""
+    return _application(_probe_routes(served, audit, Bounds(served[0].clock)), audit, https=False)
+
+
+def _issuer_routes(services: Services, bounds: Bounds) -> list[Route]:
+    path = document.path_of(services.issuer)
+    documents, feed, sessions = Documents(services), FeedPages(services), SessionEndpoints(services)
+    route = _routing(services.audit, bounds)
     discovery = document.discovery_paths(services.issuer)
-    routes = [
+    return [
         route(path + "/token", "POST", TokenEndpoint(services.tokens).answer, form=ErrorForm.OAUTH),
         route(document.jwks_path(services.issuer), "GET", documents.jwks, headers=CORS),
         route(document.key_path(services.issuer, "{kid}"), "GET", documents.key, headers=CORS),
@@ -59,20 +64,46 @@ def create_app(services: Services) -> Starlette:
         route(path + "/v1/sessions/current", "DELETE", sessions.log_out),
         route(path + document.FEED_PATH, "GET", feed.page),
         Route(path + document.STREAM_PATH, FeedStream(services, bounds), methods=["GET"]),
+    ]
+
+
+def _probe_routes(served: Sequence[Services], audit: Audit, bounds: Bounds) -> list[Route]:
+    route, probes = _routing(audit, bounds), Probes(served)
+    return [
         route("/livez", "GET", probes.live),
         route("/readyz", "GET", probes.ready),
         route("/metrics", "GET", probes.metrics),
     ]
 
-    async def unrouted(request: Request, error: Exception) -> Response:
-        return error_response(error, request, ErrorForm.PROBLEM, services.audit)
 
-    https = urlsplit(services.issuer).scheme == "https"
+def _routing(audit: Audit, bounds: Bounds) -> Callable[..., Route]:
+    def route(
+        path: str,
+        method: str,
+        respond: Respond,
+        *,
+        form: ErrorForm = ErrorForm.PROBLEM,
+        headers: Mapping[str, str] = _NONE,
+    ) -> Route:
+        endpoint = Endpoint(respond, form=form, headers=headers, audit=audit, bounds=bounds)
+        return Route(path, endpoint, methods=[method])
+
+    return route
+
+
+def _application(routes: Sequence[Route], audit: Audit, *, https: bool) -> Starlette:
+    async def unrouted(request: Request, error: Exception) -> Response:
+        return error_response(error, request, ErrorForm.PROBLEM, audit)
+
     app = Starlette(
         routes=routes,
         exception_handlers={HTTPException: unrouted},
-        middleware=[Middleware(Guard, audit=services.audit, https=https)],
+        middleware=[Middleware(Guard, audit=audit, https=https)],
     )
     # A path is right or wrong; a redirect would send a form, and what is in it, once more.
     app.router.redirect_slashes = False
     return app
+
+
+def _is_https(services: Services) -> bool:
+    return urlsplit(services.issuer).scheme == "https"

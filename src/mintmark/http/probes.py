@@ -1,7 +1,8 @@
 """/livez, /readyz and /metrics: for whoever runs the node."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -10,30 +11,36 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from mintmark.core.key import KeyState
+from mintmark.core.keyring import Ring
 from mintmark.errors import NotReady
 from mintmark.http.errors import JSON, NO_STORE
 from mintmark.http.request import Incoming
+from mintmark.server.readiness import Readiness
 from mintmark.server.services import Services
 
 
 class Probes:
-    """What an orchestrator and a monitor ask of one process."""
+    """What an orchestrator and a monitor ask of one process, about all issuers that it serves."""
 
-    def __init__(self, services: Services) -> None:
-        self._health = services.health
+    def __init__(self, served: Sequence[Services]) -> None:
+        self._readiness = Readiness(served)
         self._metrics = CollectorRegistry(auto_describe=False)
-        self._metrics.register(_Metrics(services))
+        self._metrics.register(_Metrics(served))
 
     async def live(self, _: Incoming) -> Response:
         """200 for as long as this process answers at all."""
         return _json({"status": "live"}, 200)
 
     async def ready(self, _: Incoming) -> Response:
-        """200, or 503 with every reason why requests should go elsewhere."""
-        reasons = await self._health.reasons()
-        if reasons:
-            return _json({"status": "not ready", "reasons": reasons}, 503)
-        return _json({"status": "ready", "reasons": []}, 200)
+        """200, or 503 with every reason to send requests elsewhere; where there are several issuers, of each."""
+        report = await self._readiness.report()
+        members: dict[str, object] = {
+            "status": "not ready" if report.reasons else "ready",
+            "reasons": report.reasons,
+        }
+        if len(report.issuers) > 1:
+            members["issuers"] = report.issuers
+        return _json(members, 503 if report.reasons else 200)
 
     async def metrics(self, _: Incoming) -> Response:
         """This process's numbers in the text form of Prometheus."""
@@ -44,37 +51,43 @@ class Probes:
 
 
 class _Metrics(Collector):
-    # Labels come from our own enumerations alone: a label that strangers can choose is a leak of memory.
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    # Labels come from our own enumerations and the settings alone: one that strangers can choose is a leak of
+    # memory.
+    def __init__(self, served: Sequence[Services]) -> None:
+        self._served = served
 
     def collect(self) -> Iterable[Metric]:
-        services = self._services
         events = CounterMetricFamily(
-            "mintmark_events", "Events since this process started.", labels=["event"]
+            "mintmark_events", "Events since this process started.", labels=["issuer", "event"]
         )
-        for name, count in services.audit.counts.items():
-            events.add_metric([name.value], count)
-        yield events
-        yield GaugeMetricFamily(
-            "mintmark_feed_followers", "Open streams of the revocation feed.", services.feed.followers
-        )
-        yield GaugeMetricFamily(
-            "mintmark_feed_fresh", "1 while heartbeats may be sent.", float(services.feed.is_fresh())
-        )
-        yield GaugeMetricFamily(
-            "mintmark_ring_fresh", "1 while the key ring was read lately.", float(services.ring.is_fresh())
-        )
-        try:
-            ring = services.ring.view.ring
-        except NotReady:
-            return
-        yield GaugeMetricFamily("mintmark_ring_generation", "Changes of the key ring.", ring.generation)
-        keys = GaugeMetricFamily("mintmark_keys", "Keys of the ring by state.", labels=["state"])
-        states = Counter(key.state for key in ring.keys)
-        for state in KeyState:
-            keys.add_metric([state.value], states[state])
-        yield keys
+        followers = _gauge("mintmark_feed_followers", "Open streams of the revocation feed.")
+        feed_fresh = _gauge("mintmark_feed_fresh", "1 while heartbeats may be sent.")
+        ring_fresh = _gauge("mintmark_ring_fresh", "1 while the key ring was read lately.")
+        generation = _gauge("mintmark_ring_generation", "Changes of the key ring.")
+        keys = _gauge("mintmark_keys", "Keys of the ring by state.", "state")
+        for services in self._served:
+            issuer = services.issuer
+            for name, count in services.audit.counts.items():
+                events.add_metric([issuer, name.value], count)
+            followers.add_metric([issuer], services.feed.followers)
+            feed_fresh.add_metric([issuer], float(services.feed.is_fresh()))
+            ring_fresh.add_metric([issuer], float(services.ring.is_fresh()))
+            for ring in _known_ring(services):
+                generation.add_metric([issuer], ring.generation)
+                states = Counter(key.state for key in ring.keys)
+                for state in KeyState:
+                    keys.add_metric([issuer, state.value], states[state])
+        return (events, followers, feed_fresh, ring_fresh, generation, keys)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, meaning, labels=["issuer", *labels])
+
+
+def _known_ring(services: Services) -> Iterator[Ring]:
+    """The ring as it was last read; nothing before that."""
+    with contextlib.suppress(NotReady):
+        yield services.ring.view.ring
 
 
 def _json(value: object, status: int) -> Response:

@@ -71,8 +71,11 @@ class BoundedHttp(HttpToolsProtocol):
         self.scope["extensions"] = {ABORT: self.drop}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
-        """The head is complete."""
+        """The head is complete. A target in absolute form says which host it is for (RFC 9112 s.3.2.2)."""
         self._in_head = False
+        if not self.url.startswith((b"/", b"*")):
+            host = _authority(self.url)
+            self.headers[:] = [*(pair for pair in self.headers if pair[0] != b"host"), (b"host", host)]
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -91,6 +94,11 @@ class BoundedHttp(HttpToolsProtocol):
         if self._waiting is not None:
             self.heads.end(self._waiting)
             self._waiting = None
+
+
+def _authority(target: bytes) -> bytes:
+    """The host and the port of a target in absolute form, as they stand there; empty where it has none."""
+    return target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
 
 
 def bounded_http(clock: Clock) -> type[BoundedHttp]:

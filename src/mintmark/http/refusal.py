@@ -53,6 +53,13 @@ class WrongMediaType(HttpRefusal):
     code = "unsupported_media_type"
 
 
+class Misdirected(HttpRefusal):
+    """A request that could be for more than one of the node's issuers."""
+
+    status = 421
+    code = "misdirected_request"
+
+
 class HeadersTooLarge(HttpRefusal):
     """Headers over the limit."""
 

@@ -16,6 +16,7 @@ from statistics import median
 from typing import Final
 
 import httpx2
+import re
 
 from mintmark.cli.demonstration.cluster import TIMING, Cluster
 from mintmark.cli.demonstration.program import PATIENCE, DemoFailed, Program, Timeline, free_ports
@@ -269,7 +270,7 @@ class _Demo:
         for node in self._cluster.nodes.values():
             with contextlib.suppress(httpx2.TransportError):
                 answer = await self._http.get(f"{node.url}/metrics")
-                if "mintmark_feed_followers 1" in answer.text:
+                if re.search(r"(?m)^mintmark_feed_followers\{[^}]*\} 1", answer.text):
                     return True
         return False
 
