@@ -7,6 +7,7 @@ the timings are the only thing made short.
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -16,7 +17,6 @@ from statistics import median
 from typing import Final
 
 import httpx2
-import re
 
 from mintmark.cli.demonstration.cluster import TIMING, Cluster
 from mintmark.cli.demonstration.program import PATIENCE, DemoFailed, Program, Timeline, free_ports
