@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import HealthCheck, settings
+from tests.postgresql import empty_database, postgresql_server
 from tests.s3 import S3Server, moto_server, seaweedfs_server
 
-from mintmark.cli.demonstration.postgresql import PostgresqlMissing, PostgresqlServer
+from mintmark.cli.demonstration.postgresql import PostgresqlServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,20 +73,15 @@ def postgresql() -> Iterator[PostgresqlServer]:
 
     Whoever stops, pauses or slows it starts a server of its own.
     """
-    try:
-        server = PostgresqlServer()
-    except PostgresqlMissing as missing:
-        pytest.fail(str(missing)) if os.environ.get("CI") == "true" else pytest.skip(str(missing))
-    with server:
+    with postgresql_server() as server:
         yield server
 
 
 @pytest.fixture
 def database(postgresql: PostgresqlServer) -> Iterator[str]:
     """The URL of an empty database, removed after the test."""
-    name = f"t{os.urandom(8).hex()}"
-    yield postgresql.create_database(name)
-    postgresql.drop_database(name)
+    with empty_database(postgresql) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

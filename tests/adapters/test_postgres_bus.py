@@ -11,9 +11,9 @@ from pathlib import Path
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import make_url
+from tests.postgresql import postgresql_server
 
 from mintmark.adapters.postgres_bus import CONNECT, LONGEST, PATIENCE, PAUSE, PROBE, PostgresBus, from_url
-from mintmark.cli.demonstration.postgresql import PostgresqlServer
 from mintmark.errors import ConfigurationError
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
@@ -39,9 +39,9 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def server(postgresql):
-    """A server that a test may stop; where there is none `postgresql` has said so."""
-    with PostgresqlServer() as own:
+def server():
+    """A server that a test may stop."""
+    with postgresql_server() as own:
         yield own
         for pid in processes(own):
             with contextlib.suppress(ProcessLookupError):

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 from tests.adapters.postgres import PATIENT, left_behind, new_store, opened, raw, until, waiting
+from tests.postgresql import empty_database, postgresql_server
 
 from mintmark.adapters.sql.postgres import CONNECTIONS, Bounds
 from mintmark.cli.demonstration.front import Backend, Fault, Front
-from mintmark.cli.demonstration.postgresql import PostgresqlMissing, PostgresqlServer
+from mintmark.cli.demonstration.postgresql import PostgresqlServer
 from mintmark.core import sessions
 from mintmark.core.sessions import EndCause, Redeem
 from mintmark.errors import StoreUnavailable
@@ -33,20 +34,15 @@ HASTY = 0.3
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresqlServer]:
     """A server of these tests' own, which they stop and pause."""
-    try:
-        started = PostgresqlServer()
-    except PostgresqlMissing as missing:
-        pytest.fail(str(missing)) if os.environ.get("CI") == "true" else pytest.skip(str(missing))
-    with started:
+    with postgresql_server() as started:
         yield started
 
 
 @pytest.fixture
 def url(server) -> Iterator[str]:
     """An empty database on it."""
-    name = f"t{os.urandom(8).hex()}"
-    yield server.create_database(name)
-    server.drop_database(name)
+    with empty_database(server) as url:
+        yield url
 
 
 @pytest.fixture

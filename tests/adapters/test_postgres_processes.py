@@ -1,13 +1,12 @@
 """What several processes do to one PostgreSQL database at once; each is a real one."""
 
 import asyncio
-import os
 import signal
 
 import pytest
 from tests.adapters.postgres import opened, raw
+from tests.postgresql import postgresql_server
 
-from mintmark.cli.demonstration.postgresql import PostgresqlMissing, PostgresqlServer
 from mintmark.testing.conformance.rig import ISSUER, read_log
 
 pytestmark = pytest.mark.timeout(600)
@@ -82,11 +81,7 @@ async def test_what_was_answered_survives_kill_9(database, workers):
 
 async def test_what_was_answered_survives_the_end_of_the_server(workers):
     """STORE-1, I7, F33: the same where it is the server that ends without a warning, and recovers."""
-    try:
-        server = PostgresqlServer()
-    except PostgresqlMissing as missing:
-        pytest.fail(str(missing)) if os.environ.get("CI") == "true" else pytest.skip(str(missing))
-    with server:
+    with postgresql_server() as server:
         url = server.create_database("m")
         said = await stream(url, workers)
         server.stop(signal.SIGQUIT)

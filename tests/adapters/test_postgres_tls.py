@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from sqlalchemy import text
 from tests.adapters.postgres import new_store, opened
+from tests.postgresql import empty_database, postgresql_server
 
-from mintmark.cli.demonstration.postgresql import PostgresqlMissing, PostgresqlServer
+from mintmark.cli.demonstration.postgresql import PostgresqlServer
 from mintmark.errors import StoreUnavailable
 
 IN_TLS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
@@ -55,20 +56,15 @@ def certificate(folder: Path, host: str) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresqlServer]:
     """A server of these tests' own, without TLS until it is told."""
-    try:
-        started = PostgresqlServer()
-    except PostgresqlMissing as missing:
-        pytest.fail(str(missing)) if os.environ.get("CI") == "true" else pytest.skip(str(missing))
-    with started:
+    with postgresql_server() as started:
         yield started
 
 
 @pytest.fixture
 def url(server) -> Iterator[str]:
     """An empty database on it."""
-    name = f"t{os.urandom(8).hex()}"
-    yield server.create_database(name)
-    server.drop_database(name)
+    with empty_database(server) as url:
+        yield url
 
 
 def serve(server: PostgresqlServer, cert: Path, key: Path) -> None:
