@@ -5,6 +5,7 @@ in the loop that is running. Private keys are then in the memory of whoever uses
 """
 
 import socket
+from typing import TYPE_CHECKING
 
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.key import KeyMode
@@ -15,17 +16,29 @@ from mintmark.signer.sealed import Seals
 from mintmark.signer.service import SignerService
 from mintmark.units import Issuer, Kid, NumericDate, Seconds
 
+if TYPE_CHECKING:
+    from mintmark.signer.token import Token
+
 
 class LocalSigner:
     """Both :class:`mintmark.ports.signer.Signer` and ``SignerControl``, in the running loop.
 
-    With ``seals`` it has mode ``shared``; signers whose seals have the same keys share theirs.
+    With ``seals`` it has mode ``shared``; signers whose seals have the same keys share theirs. With ``token``
+    it has mode ``hsm``; one object may serve several signers, and whoever made it closes it after them.
     """
 
     def __init__(
-        self, *, clock: Clock, rsa_bits: int = 2048, threads: int = 2, seals: Seals | None = None
+        self,
+        *,
+        clock: Clock,
+        rsa_bits: int = 2048,
+        threads: int = 2,
+        seals: Seals | None = None,
+        token: "Token | None" = None,
     ) -> None:
-        self._service = SignerService(clock=clock, rsa_bits=rsa_bits, threads=threads, seals=seals)
+        self._service = SignerService(
+            clock=clock, rsa_bits=rsa_bits, threads=threads, seals=seals, token=token
+        )
         ours, theirs = socket.socketpair()
         self._service.serve_control(theirs, lambda: None)
         self._control = ControlClient(ours, clock=clock)

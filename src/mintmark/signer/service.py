@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from mintmark.core import jwk
 from mintmark.core.jwk import PublicKey
 from mintmark.core.key import KeyMode
+from mintmark.errors import SignerUnavailable
 from mintmark.ports.clock import Clock
 from mintmark.ports.signer import HardeningReport, Refusal, SignerRefused, SignerStatus
 from mintmark.signer import protocol
@@ -20,11 +21,18 @@ from mintmark.signer.channel import Channel
 from mintmark.signer.keys import Admitted, KeyTable, PrivateHalf, Where, new_private_key
 from mintmark.signer.sealed import Seals
 from mintmark.signer.threads import Threads, attempt
+from mintmark.units import Kid
+
+if TYPE_CHECKING:
+    # It needs python-pkcs11, which only those have who have an HSM.
+    from mintmark.signer.token import Token
 
 log: Final = logging.getLogger("mintmark.signer")
 
 MAX_IN_FLIGHT: Final = 256
 """Signatures of one worker under way in threads; then its channel is not read until some are done."""
+TOKEN_THREADS: Final = 4
+"""Signatures that a token makes at once. It is waited for, not computed here, so processors do not count."""
 
 _Finish: TypeAlias = Callable[[], protocol.ControlAnswer]
 """What is left to do in the loop once a thread has done the slow part of a request."""
@@ -34,7 +42,8 @@ class SignerService:
     """Serves one key table to one control channel and any number of workers, in the running loop.
 
     ``rsa_bits`` is the size of new RSA keys, 2048 or 3072; ``threads`` how many RSA signatures run at
-    once; ``seals`` gives it mode ``shared``; ``hardening`` is what ``status`` reports of this process.
+    once; ``seals`` gives it mode ``shared``, and ``token`` mode ``hsm``; ``hardening`` is what ``status``
+    reports of this process.
     """
 
     def __init__(
@@ -44,6 +53,7 @@ class SignerService:
         rsa_bits: int,
         threads: int,
         seals: Seals | None = None,
+        token: "Token | None" = None,
         hardening: HardeningReport = (),
     ) -> None:
         if rsa_bits not in {2048, 3072}:
@@ -55,6 +65,12 @@ class SignerService:
         # A thread of its own: a key takes as long to make as a hundred signatures.
         self._making: Threads[_Finish] = Threads(1, "generate")
         self._seals = seals
+        self._token = token
+        # Who waits for a device keeps nobody else waiting.
+        self._token_signing: Threads[bytes] = Threads(0 if token is None else TOKEN_THREADS, "token-sign")
+        self._token_tasks: Threads[_Finish] = Threads(0 if token is None else 1, "token")
+        if token is not None:
+            self._token_tasks.submit(partial(_connected, token), lambda _: None)
         self._loading: dict[int, protocol.Load] = {}
         self._workers: set[_Worker] = set()
         self._control: Channel | None = None
@@ -74,7 +90,8 @@ class SignerService:
 
     def serve_worker(self, sock: socket.socket) -> None:
         """Sign what comes on ``sock`` until it ends."""
-        worker = _Worker(sock, self._table, self._signing, self._workers.discard)
+        pools = {Where.THREAD: self._signing, Where.DEVICE: self._token_signing}
+        worker = _Worker(sock, self._table, pools, self._workers.discard)
         self._workers.add(worker)
         log.info("worker channel attached, %d in all", len(self._workers))
 
@@ -84,6 +101,8 @@ class SignerService:
             self._control.close("the signer ends")
         self._signing.close()
         self._making.close()
+        self._token_signing.close()
+        self._token_tasks.close()
         self._table.forget_all()
 
     def _obey(self, frame: memoryview) -> None:
@@ -109,7 +128,10 @@ class SignerService:
                 self._table.check_room(request.typs)
                 if request.mode not in self._modes():
                     raise SignerRefused(Refusal.NO_CUSTODY)
-                self._submit(control, request, partial(self._make, request))
+                if request.mode is KeyMode.HSM and self._token is not None:
+                    self._in_token(control, request, partial(self._make_in_token, self._token, request))
+                else:
+                    self._submit(control, request, partial(self._make, request))
                 return None
             case protocol.Load(id):
                 return protocol.Done(id) if self._is_loaded(control, request) else None
@@ -122,19 +144,27 @@ class SignerService:
                 self._table.extend(kid, max_exp=max_exp, lease_until=lease_until)
                 log.debug("extended %s: max_exp %d, lease_until %d", kid, max_exp, lease_until)
                 return protocol.Done(id)
-            case protocol.Forget(id, kid):
+            case protocol.Forget(id, kid, destroy):
                 self._table.forget(kid)
                 # What is being loaded just now would come back to life after the answer.
                 for number in [number for number, load in self._loading.items() if load.kid == kid]:
                     del self._loading[number]
                 log.info("forgot %s", kid)
+                if destroy and self._token is not None:
+                    self._in_token(control, request, partial(_destroy, self._token, request))
+                    return None
                 return protocol.Done(id)
             case protocol.Sweep(id):
-                return protocol.Swept(id, ())
+                if self._token is None:
+                    return protocol.Swept(id, ())
+                keep = request.known | {key.kid for key in self._table.status()}
+                self._in_token(control, request, partial(_sweep, self._token, request, keep))
+                return None
             case protocol.Report(id):
-                keys = self._table.status()
+                keys, state = self._table.status(), None if self._token is None else self._token.state
+                channels = len(self._workers)
                 return protocol.Reported(
-                    id, SignerStatus(os.getpid(), keys, len(self._workers), self._hardening, self._modes())
+                    id, SignerStatus(os.getpid(), keys, channels, self._hardening, self._modes(), state)
                 )
             case protocol.Attach(id):
                 descriptor = control.take_descriptor()
@@ -145,11 +175,18 @@ class SignerService:
                 return protocol.Done(id)
 
     def _modes(self) -> frozenset[KeyMode]:
-        return frozenset({KeyMode.OWN} | ({KeyMode.SHARED} if self._seals is not None else set()))
+        given = {KeyMode.OWN: self, KeyMode.SHARED: self._seals, KeyMode.HSM: self._token}
+        return frozenset(mode for mode, needed in given.items() if needed is not None)
 
     def _submit(self, control: Channel, request: protocol.ControlRequest, job: Callable[[], _Finish]) -> None:
         """Run ``job`` in a thread, then what it gave in the loop; that makes the answer."""
         self._making.submit(job, partial(self._answer, control, request))
+
+    def _in_token(
+        self, control: Channel, request: protocol.ControlRequest, job: Callable[[], _Finish]
+    ) -> None:
+        """The same in the thread that talks to the token."""
+        self._token_tasks.submit(job, partial(self._answer, control, request))
 
     def _answer(self, control: Channel, request: protocol.ControlRequest, done: _Finish | Exception) -> None:
         answer: protocol.ControlAnswer
@@ -159,6 +196,9 @@ class SignerService:
             answer = done()
         except SignerRefused as refusal:
             answer = protocol.Refused(request.id, refusal.reason)
+        except SignerUnavailable:
+            # The token's; it was said once, when it went away.
+            answer = protocol.Failed(request.id)
         except Exception as error:  # noqa: BLE001  Control is told that it failed; the rest stays here.
             log.error("%s failed: %s", type(request).__name__.lower(), type(error).__qualname__)
             answer = protocol.Failed(request.id)
@@ -173,6 +213,11 @@ class SignerService:
         if request.mode is KeyMode.SHARED and self._seals is not None:
             sealed = self._seals.seal(private, kid=public.kid, issuer=issuer, alg=alg)
         return partial(self._made, request, public, private, sealed)
+
+    def _make_in_token(self, token: "Token", request: protocol.Generate) -> _Finish:
+        """In a thread: a key that does not leave the token."""
+        public, private = token.generate(issuer=request.issuer, alg=request.alg)
+        return partial(self._made, request, public, private, None)
 
     def _made(
         self, request: protocol.Generate, public: PublicKey, private: PrivateHalf, sealed: bytes | None
@@ -189,6 +234,10 @@ class SignerService:
         if self._table.holds(request.kid, issuer=request.issuer, alg=request.alg, typs=request.typs):
             return True
         self._table.check_room(request.typs)
+        if request.mode is KeyMode.HSM and self._token is not None:
+            self._loading[request.id] = request
+            self._in_token(control, request, partial(self._find, self._token, request))
+            return False
         if self._seals is None or request.sealed is None:
             raise SignerRefused(Refusal.SEALED)
         self._loading[request.id] = request
@@ -198,6 +247,11 @@ class SignerService:
     def _open(self, seals: Seals, sealed: bytes, request: protocol.Load) -> _Finish:
         """In a thread: the key in ``sealed``."""
         public, private = seals.open(sealed, kid=request.kid, issuer=request.issuer, alg=request.alg)
+        return partial(self._opened, request, public, private)
+
+    def _find(self, token: "Token", request: protocol.Load) -> _Finish:
+        """In a thread: the key in the token."""
+        public, private = token.open(kid=request.kid, issuer=request.issuer, alg=request.alg)
         return partial(self._opened, request, public, private)
 
     def _opened(
@@ -216,20 +270,35 @@ class SignerService:
         return lambda: protocol.Resealed(request.id, sealed)
 
 
+def _connected(token: "Token") -> _Finish:
+    token.connect()
+    return lambda: protocol.Done(0)
+
+
+def _destroy(token: "Token", request: protocol.Forget) -> _Finish:
+    token.destroy(request.kid)
+    return lambda: protocol.Done(request.id)
+
+
+def _sweep(token: "Token", request: protocol.Sweep, keep: frozenset[Kid]) -> _Finish:
+    kids = token.sweep(keep=keep, issuer=request.issuer, older_than=request.older_than)
+    return lambda: protocol.Swept(request.id, kids)
+
+
 class _Worker:
     """One worker's channel: it can sign, and nothing else."""
 
-    __slots__ = ("_in_flight", "_table", "_threads", "channel")
+    __slots__ = ("_in_flight", "_pools", "_table", "channel")
 
     def __init__(
         self,
         sock: socket.socket,
         table: KeyTable,
-        threads: Threads[bytes],
+        pools: "dict[Where, Threads[bytes]]",
         on_end: "Callable[[_Worker], None]",
     ) -> None:
         self._table = table
-        self._threads = threads
+        self._pools = pools
         self._in_flight = 0
 
         def ended(why: str) -> None:
@@ -254,7 +323,7 @@ class _Worker:
             return
         self._in_flight += 1
         self.channel.hold(self._in_flight >= MAX_IN_FLIGHT)
-        self._threads.submit(admitted.signature, partial(self._signed, request.id, admitted))
+        self._pools[admitted.where].submit(admitted.signature, partial(self._signed, request.id, admitted))
 
     def _signed(self, number: int, admitted: Admitted, signature: bytes | Exception) -> None:
         self._in_flight -= 1
@@ -263,7 +332,9 @@ class _Worker:
 
     def _answer(self, number: int, admitted: Admitted, signature: bytes | Exception) -> None:
         answer: protocol.WorkerAnswer
-        if isinstance(signature, Exception):
+        if isinstance(signature, SignerUnavailable):
+            answer = protocol.Failed(number)
+        elif isinstance(signature, Exception):
             log.error("a signature failed: %s", type(signature).__qualname__)
             answer = protocol.Failed(number)
         else:
