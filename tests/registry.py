@@ -16,6 +16,7 @@ from mintmark.adapters.sql.postgres import Bounds, PostgresStore
 from mintmark.adapters.sql.sqlite import SqliteStore
 from mintmark.adapters.sqlite_bus import SqliteBus
 from mintmark.cli.demonstration.postgresql import PostgresqlServer
+from mintmark.core.mark import UNMARKED, Marks
 from mintmark.ports.bus import Bus
 from mintmark.ports.store import Store
 from mintmark.system import SYSTEM_ENTROPY
@@ -26,27 +27,32 @@ from mintmark.testing.conformance.rig import Rig
 Fixture = Callable[[str], Any]
 """A fixture by its name, set up when it is asked for."""
 PATIENT = Bounds(idle=30_000, lock=40_000, statement=50_000, operation=60_000)
-StoreMaker = Callable[[FakeClock, Path, Fixture], Callable[[], Store]]
+StoreMaker = Callable[[FakeClock, Path, Fixture], Callable[..., Store]]
+"""What it makes takes the marks, or none."""
 
 
-def memory_store(clock: FakeClock, folder: Path, fixture: Fixture) -> Callable[[], Store]:
+def memory_store(clock: FakeClock, folder: Path, fixture: Fixture) -> Callable[..., Store]:
     """Stores that share one memory."""
     data = MemoryStore(clock=clock, entropy=SYSTEM_ENTROPY).data
-    return lambda: MemoryStore(clock=clock, entropy=SYSTEM_ENTROPY, data=data)
+    return lambda marks=UNMARKED: MemoryStore(clock=clock, entropy=SYSTEM_ENTROPY, data=data, marks=marks)
 
 
-def sqlite_store(clock: FakeClock, folder: Path, fixture: Fixture) -> Callable[[], Store]:
+def sqlite_store(clock: FakeClock, folder: Path, fixture: Fixture) -> Callable[..., Store]:
     """Stores that share one file."""
-    return lambda: SqliteStore(folder / "store.db", clock=clock, entropy=SYSTEM_ENTROPY)
+    return lambda marks=UNMARKED: SqliteStore(
+        folder / "store.db", clock=clock, entropy=SYSTEM_ENTROPY, marks=marks
+    )
 
 
-def postgresql_store(clock: FakeClock, folder: Path, fixture: Fixture) -> Callable[[], Store]:
+def postgresql_store(clock: FakeClock, folder: Path, fixture: Fixture) -> Callable[..., Store]:
     """Stores that share one database, and go by the test's clock instead of the server's.
 
     They have the patience that a machine which runs many tests at once needs.
     """
     url = make_url(fixture("database"))
-    return lambda: PostgresStore(url, entropy=SYSTEM_ENTROPY, time=ClockTime(clock), bounds=PATIENT)
+    return lambda marks=UNMARKED: PostgresStore(
+        url, entropy=SYSTEM_ENTROPY, time=ClockTime(clock), bounds=PATIENT, marks=marks
+    )
 
 
 STORES: dict[str, StoreMaker] = {
@@ -60,17 +66,20 @@ STORES: dict[str, StoreMaker] = {
 async def store_rig(name: str, folder: Path, fixture: Fixture) -> AsyncIterator[Rig]:
     """A rig on an empty store; whatever it opened is closed at the end."""
     clock = FakeClock()
-    closed = STORES[name](clock, folder, fixture)
+    make = STORES[name](clock, folder, fixture)
     opened: list[Store] = []
 
-    async def peer() -> Store:
-        store = closed()
+    async def keyed(marks: Marks) -> Store:
+        store = make(marks)
         await store.open()
         opened.append(store)
         return store
 
+    async def peer() -> Store:
+        return await keyed(UNMARKED)
+
     try:
-        yield Rig(await peer(), clock, SYSTEM_ENTROPY, peer, closed)
+        yield Rig(await peer(), clock, SYSTEM_ENTROPY, peer, make, keyed)
     finally:
         for store in opened:
             await store.close()

@@ -19,13 +19,14 @@ from mintmark.core.directory import Client, User
 from mintmark.core.key import Key, KeyMode
 from mintmark.core.keyring import Member, Ring
 from mintmark.core.log import MARK_BYTES, Cursor, LogEntry, LogPage, denied_until
+from mintmark.core.mark import UNMARKED, MarkKey, Marks
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.core.sessions import EndCause, Redeem, Session
 from mintmark.core.timing import Timing
 from mintmark.errors import Conflict, NotFound, StoreUnavailable
 from mintmark.ports.budget import charged
 from mintmark.ports.clock import Clock, Entropy
-from mintmark.ports.keyring import FORGOTTEN_AFTER, RingView, StoredTiming
+from mintmark.ports.keyring import FORGOTTEN_AFTER, RejectedRow, RingView, RowKind, StoredTiming
 from mintmark.ports.revocations import CursorGone
 from mintmark.ports.sessions import KEPT_FOR, SessionView
 from mintmark.units import ClientId, Issuer, NodeId, NumericDate, Rid, Sub
@@ -39,6 +40,8 @@ class MemoryData:
 
     rings: dict[Issuer, Ring] = field(default_factory=dict)
     members: dict[tuple[Issuer, NodeId], Member] = field(default_factory=dict)
+    keys: dict[tuple[Issuer, NodeId | None], MarkKey | None] = field(default_factory=dict)
+    """Under which key of the cluster a member, or where there is no node the ring, was written."""
     timings: dict[Issuer, StoredTiming] = field(default_factory=dict)
     sessions: dict[tuple[Issuer, Rid], Session] = field(default_factory=dict)
     users: dict[tuple[Issuer, Sub], User] = field(default_factory=dict)
@@ -65,8 +68,9 @@ class MemoryData:
 class _Shared:
     """What the subjects of one store have in common."""
 
-    def __init__(self, data: MemoryData, clock: Clock, entropy: Entropy) -> None:
+    def __init__(self, data: MemoryData, clock: Clock, entropy: Entropy, marks: Marks) -> None:
         self.data: Final = data
+        self.marks: Final = marks
         self.clock: Final = clock
         self.entropy: Final = entropy
         self.is_open = False
@@ -116,8 +120,10 @@ class _Shared:
 class MemoryStore:
     """:class:`mintmark.ports.store.Store` in memory; stores that share ``data`` are one database."""
 
-    def __init__(self, *, clock: Clock, entropy: Entropy, data: MemoryData | None = None) -> None:
-        self._shared = _Shared(MemoryData() if data is None else data, clock, entropy)
+    def __init__(
+        self, *, clock: Clock, entropy: Entropy, data: MemoryData | None = None, marks: Marks = UNMARKED
+    ) -> None:
+        self._shared = _Shared(MemoryData() if data is None else data, clock, entropy, marks)
         self.keyring: Final = MemoryKeyRing(self._shared)
         self.sessions: Final = MemorySessions(self._shared)
         self.revocations: Final = MemoryRevocations(self._shared)
@@ -154,7 +160,27 @@ class MemoryKeyRing:
         async with self._shared.transaction() as now:
             members = [member for (of, _), member in self._data.members.items() if of == issuer]
             members.sort(key=lambda member: member.node)
-            return RingView(self._ring(issuer), tuple(members), now)
+            strange = [member for member in members if not self._is_ours(issuer, member.node)]
+            ring = self._ring(issuer)
+            rejected = [RejectedRow(RowKind.NODE, member.node, member.seen_at) for member in strange]
+            if not self._is_ours(issuer, None):
+                keys = [RejectedRow(RowKind.KEY, key.kid) for key in ring.keys]
+                rejected = [RejectedRow(RowKind.RING, issuer), *keys, *rejected]
+                ring = Ring(issuer=issuer, generation=ring.generation)
+            return RingView(
+                ring,
+                tuple(member for member in members if member not in strange),
+                now,
+                tuple(rejected),
+                any(key is not None for (of, _), key in self._data.keys.items() if of == issuer),
+            )
+
+    def _is_ours(self, issuer: Issuer, node: NodeId | None) -> bool:
+        marks, row = self._shared.marks, (issuer, node)
+        if marks.key is None or row not in self._data.keys:
+            return True
+        written = self._data.keys[row]
+        return marks.unmarked if written is None else written in {marks.key, *marks.also}
 
     def _ring(self, issuer: Issuer) -> Ring:
         return self._data.rings.get(issuer) or Ring(issuer=issuer)
@@ -167,8 +193,11 @@ class MemoryKeyRing:
             before = self._ring(ring.issuer)
             if before.generation != expected:
                 return False
+            if not self._is_ours(ring.issuer, None):
+                before = Ring(issuer=ring.issuer)
             keys = tuple(_raised(key, before.find(key.kid)) for key in ring.keys)
             self._data.rings[ring.issuer] = replace(ring, keys=keys)
+            self._data.keys[ring.issuer, None] = self._shared.marks.key
             self._shared.append(ring.issuer, events, at=now)
             return True
 
@@ -189,6 +218,8 @@ class MemoryKeyRing:
                 old = [k for k, m in members.items() if k[0] == issuer and m.seen_at + FORGOTTEN_AFTER <= now]
                 for key in old:
                     del members[key]
+                    self._data.keys.pop(key, None)
+            self._data.keys[issuer, node] = self._shared.marks.key
             members[issuer, node] = Member(node, now, ring_generation, address, certificate, modes)
             return now
 
@@ -196,6 +227,7 @@ class MemoryKeyRing:
         """Remove the heartbeat row."""
         async with self._shared.transaction():
             self._data.members.pop((issuer, node), None)
+            self._data.keys.pop((issuer, node), None)
 
     async def timing(self, issuer: Issuer) -> StoredTiming | None:
         """The timing settings that the nodes of this issuer share."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final, cast
 
+from mintmark.core.mark import UNMARKED, Marks
 from mintmark.errors import ConfigurationError
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock, Entropy
@@ -14,7 +15,7 @@ STORES: Final[Mapping[str, str]] = {
     "postgresql": "mintmark.adapters.sql.postgres:from_url",
     "sqlite": "mintmark.adapters.sql.sqlite:from_url",
 }
-"""By the scheme of the setting ``store``: what makes a store of a URL, a clock and entropy."""
+"""By the scheme of the setting ``store``: what makes a store of a URL, a clock, entropy and marks."""
 
 BUSES: Final[Mapping[str, str]] = {
     "postgresql": "mintmark.adapters.postgres_bus:from_url",
@@ -29,10 +30,10 @@ PUBLISHERS: Final[Mapping[str, str]] = {
 """By the scheme of an item of ``publish``: what makes a place of a URL, a clock and entropy."""
 
 
-def make_store(url: str, *, clock: Clock, entropy: Entropy) -> Store:
+def make_store(url: str, *, clock: Clock, entropy: Entropy, marks: Marks = UNMARKED) -> Store:
     """The store that ``url`` names, not yet open; raises ConfigurationError for a scheme without one."""
     make = _find(STORES, url, key="store")
-    return cast("Store", make(url, clock=clock, entropy=entropy))
+    return cast("Store", make(url, clock=clock, entropy=entropy, marks=marks))
 
 
 def make_bus(url: str, *, store: str, clock: Clock) -> Bus:

@@ -8,9 +8,12 @@
   renewed for a day is forgotten once another node joins.
 - RING-6 Of any number of first writers of the timing settings one is taken, and all read the same.
 - RING-7 A ``publish_until`` in the store is never lowered, whatever is swapped in.
+- RING-8 A store that holds the cluster's key shows no ring, key or node that was written without it: such a
+  row is in ``rejected`` only, a swap replaces it, and nothing that it says reaches what is swapped in.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Protocol
 
 from mintmark.core.key import KeyMode
@@ -22,13 +25,38 @@ FORGOTTEN_AFTER: Final = Seconds(86_400)
 """A heartbeat row this old is of a node that died long ago: nodes are never the same twice."""
 
 
+class RowKind(StrEnum):
+    """What a row of the store is of."""
+
+    RING = "ring"
+    KEY = "key"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A row written by somebody who does not hold the cluster's key. Nothing of it is to be trusted."""
+
+    kind: RowKind
+    name: str
+    """The issuer, ``kid`` or node that it claims."""
+    seen_at: NumericDate | None = None
+    """The heartbeat that the row of a node claims."""
+
+
 @dataclass(frozen=True, slots=True)
 class RingView:
-    """A ring, all heartbeat rows and the store's time, read together."""
+    """A ring, all heartbeat rows and the store's time, read together.
+
+    Where the ring's own row is rejected, only its generation is the row's: the number that a swap expects.
+    """
 
     ring: Ring
     members: tuple[Member, ...]
     now: NumericDate
+    rejected: tuple[RejectedRow, ...] = ()
+    marked: bool = False
+    """Whether any row carries the mark of a cluster's key, this one's or another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from mintmark.adapters.sql.migrate import SchemaState
 from mintmark.adapters.sql.revocations import LogRows
 from mintmark.adapters.sql.sqlite import SqliteStore
 from mintmark.adapters.sql.threads import driver
+from mintmark.core.mark import UNMARKED, Marks
 from mintmark.errors import ConfigurationError, StoreDamaged
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.keyring import RingView, StoredTiming
@@ -55,7 +56,9 @@ class Examined:
     """This machine's time before and after the store told its own."""
 
 
-async def examine(url: str, issuer: Issuer, *, clock: Clock, entropy: Entropy) -> Examined:
+async def examine(
+    url: str, issuer: Issuer, *, clock: Clock, entropy: Entropy, marks: Marks = UNMARKED
+) -> Examined:
     """The database at ``url``, and the rows of ``issuer`` in it.
 
     Raises StoreUnavailable or StoreDamaged with the reason, and ConfigurationError for a scheme that nobody
@@ -63,18 +66,18 @@ async def examine(url: str, issuer: Issuer, *, clock: Clock, entropy: Entropy) -
     """
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
-        return await asyncio.to_thread(_examine_file, url, issuer, clock, entropy)
+        return await asyncio.to_thread(_examine_file, url, issuer, clock, entropy, marks)
     if scheme == "postgresql":
-        return await _examine_server(url, issuer, clock, entropy)
+        return await _examine_server(url, issuer, clock, entropy, marks)
     raise ConfigurationError("store", f"{scheme!r} cannot be examined")
 
 
 # --- a file ----------------------------------------------------------------------------------------
 
 
-def _examine_file(url: str, issuer: Issuer, clock: Clock, entropy: Entropy) -> Examined:
+def _examine_file(url: str, issuer: Issuer, clock: Clock, entropy: Entropy, marks: Marks) -> Examined:
     path = Path(make_url(url).database or "").absolute()
-    store = SqliteStore(path, clock=clock, entropy=entropy)
+    store = SqliteStore(path, clock=clock, entropy=entropy, marks=marks)
     try:
         with closing(_connect(path)) as connection:
             raw = driver(connection)
@@ -93,6 +96,7 @@ def _examine_file(url: str, issuer: Issuer, clock: Clock, entropy: Entropy) -> E
                 begin="BEGIN",
                 unwritable=partial(_locked, raw, path),
                 clock=clock,
+                marks=marks,
             )
     except (sqlite3.Error, SQLAlchemyError, OSError) as error:
         raise sqlite.translate(error, path) from None
@@ -127,7 +131,7 @@ _LOSSY: Final[Mapping[str, str]] = {"fsync": "on", "full_page_writes": "on"}
 """Settings of a server that must be so; ``synchronous_commit`` is set by each of our own connections."""
 
 
-async def _examine_server(url: str, issuer: Issuer, clock: Clock, entropy: Entropy) -> Examined:
+async def _examine_server(url: str, issuer: Issuer, clock: Clock, entropy: Entropy, marks: Marks) -> Examined:
     # Loaded with its driver only where a server is configured.
     import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
@@ -137,7 +141,7 @@ async def _examine_server(url: str, issuer: Issuer, clock: Clock, entropy: Entro
 
     parsed = make_url(url)
     name = f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
-    store = postgres.from_url(url, clock=clock, entropy=entropy)
+    store = postgres.from_url(url, clock=clock, entropy=entropy, marks=marks)
     dsn = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
 
     async def connect() -> Any:
@@ -147,7 +151,7 @@ async def _examine_server(url: str, issuer: Issuer, clock: Clock, entropy: Entro
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=connect, poolclass=NullPool, isolation_level="AUTOCOMMIT"
     )
-    look = partial(_look_at_server, store=store, issuer=issuer, name=name, clock=clock)
+    look = partial(_look_at_server, store=store, issuer=issuer, name=name, clock=clock, marks=marks)
     try:
         async with asyncio.timeout(_PATIENCE), engine.connect() as connection:
             return await connection.run_sync(look)
@@ -158,7 +162,7 @@ async def _examine_server(url: str, issuer: Issuer, clock: Clock, entropy: Entro
 
 
 def _look_at_server(
-    connection: Connection, *, store: Database, issuer: Issuer, name: str, clock: Clock
+    connection: Connection, *, store: Database, issuer: Issuer, name: str, clock: Clock, marks: Marks
 ) -> Examined:
     def ask(statement: str) -> str:
         return str(connection.execute(text(statement)).scalar_one())
@@ -182,6 +186,7 @@ def _look_at_server(
         begin="BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         unwritable=unwritable,
         clock=clock,
+        marks=marks,
     )
     lossy = tuple(f"{key} = {got}" for key, want in _LOSSY.items() if (got := ask(f"SHOW {key}")) != want)
     return replace(found, lossy=lossy)
@@ -200,9 +205,10 @@ def _look(
     begin: str,
     unwritable: Callable[[], str | None],
     clock: Clock,
+    marks: Marks,
 ) -> Examined:
     schema = migrate.examine(connection, name)
-    rows = RingRows(store, LogRows(store))
+    rows = RingRows(store, LogRows(store), marks)
     usable = schema is SchemaState.USABLE
     # A server tells when the transaction began.
     asked_at = clock.now()

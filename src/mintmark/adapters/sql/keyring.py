@@ -1,5 +1,6 @@
 """The key ring, heartbeats and timing settings in SQL."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,12 +8,22 @@ from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, sele
 
 from mintmark.adapters.sql.database import Collision, Database, insert_if_absent
 from mintmark.adapters.sql.revocations import LogRows
-from mintmark.adapters.sql.ring_row import key_of, key_rows, kind_of, member_of, member_row, ring_row
+from mintmark.adapters.sql.ring_row import (
+    Found,
+    key_of,
+    key_rows,
+    kind_of,
+    marked,
+    member_of,
+    member_row,
+    ring_row,
+)
 from mintmark.adapters.sql.schema import key_custody, nodes, ring_keys, rings, timings
 from mintmark.core.key import KeyMode
 from mintmark.core.keyring import Member, Ring
+from mintmark.core.mark import UNMARKED, Marks
 from mintmark.core.revocation import RevocationEvent
-from mintmark.ports.keyring import FORGOTTEN_AFTER, RingView, StoredTiming
+from mintmark.ports.keyring import FORGOTTEN_AFTER, RejectedRow, RingView, RowKind, StoredTiming
 from mintmark.units import Issuer, NodeId, NumericDate
 
 _RING = select(rings).where(rings.c.issuer == bindparam("issuer"))
@@ -58,29 +69,52 @@ def _first(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return rows[0] if rows else None
 
 
+def _parted(
+    rows: list[dict[str, Any]], is_ours: Callable[[Found], bool]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    ours: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for row in rows:
+        (ours if is_ours(row) else others).append(row)
+    return ours, others
+
+
 class RingRows:
     """The statements on the key ring and on what hangs on it."""
 
-    def __init__(self, database: Database, log: LogRows) -> None:
+    def __init__(self, database: Database, log: LogRows, marks: Marks = UNMARKED) -> None:
         self._time = database.time
         self._log = log
+        self._marks = marks
 
     def read(self, connection: Connection, issuer: Issuer) -> RingView:
         """As the port's."""
-        row = _first(_rows(connection, _RING, issuer))
-        keys = tuple(key_of(found) for found in _rows(connection, _KEYS, issuer))
+        ring = _first(_rows(connection, _RING, issuer))
+        keys = _rows(connection, _KEYS, issuer)
         members = _rows(connection, _MEMBERS, issuer)
+        taken = ring if ring is not None and self._is_ours(RowKind.RING, ring) else None
+        found, strange = _parted(keys, lambda row: self._is_ours(RowKind.KEY, row, ring))
+        here, strangers = _parted(members, lambda row: self._is_ours(RowKind.NODE, row))
         return RingView(
             ring=Ring(
                 issuer=issuer,
-                generation=row["generation"] if row else 0,
-                keys=keys,
-                rotate_requested_at=row["rotate_requested_at"] if row else None,
-                kind=kind_of(row) if row else None,
+                generation=ring["generation"] if ring else 0,
+                keys=tuple(key_of(row) for row in found),
+                rotate_requested_at=taken["rotate_requested_at"] if taken else None,
+                kind=kind_of(taken) if taken else None,
             ),
-            members=tuple(member_of(found) for found in members),
+            members=tuple(member_of(row) for row in here),
             now=self._time.read(connection),
+            rejected=(
+                *(RejectedRow(RowKind.RING, issuer) for _ in range(ring is not taken)),
+                *(RejectedRow(RowKind.KEY, row["kid"]) for row in strange),
+                *(RejectedRow(RowKind.NODE, row["node"], row["seen_at"]) for row in strangers),
+            ),
+            marked=any(row["mac"] is not None for row in (*keys, *members, *([ring] if ring else []))),
         )
+
+    def _is_ours(self, kind: RowKind, row: Found, ring: Found | None = None) -> bool:
+        return self._marks.take(row["mac"], kind, marked(row, ring))
 
     def swap(
         self,
@@ -90,37 +124,49 @@ class RingRows:
         events: tuple[tuple[RevocationEvent, str], ...],
     ) -> bool:
         """As the port's. The ring's row is changed first, so that its lock orders those who race."""
-        if not self._take(connection, expected, ring):
+        # As it was before, if this changes anything: each generation is written once.
+        former = _first(_rows(connection, _RING, ring.issuer))
+        trusted = former if former is not None and self._is_ours(RowKind.RING, former) else None
+        row = ring_row(ring, trusted)
+        row["mac"] = self._marks.of(RowKind.RING, marked(row))
+        if not self._take(connection, expected, row, former):
             return False
-        before = {row["kid"]: row for row in _rows(connection, _KEYS, ring.issuer)}
+        before = {
+            found["kid"]: found
+            for found in _rows(connection, _KEYS, ring.issuer)
+            if self._is_ours(RowKind.KEY, found, former)
+        }
         connection.execute(_REMOVE_KEYS, {"of": ring.issuer})
         connection.execute(_REMOVE_CUSTODY, {"of": ring.issuer})
-        rows = [
-            key_rows(ring.issuer, position, key, before.get(key.kid))
-            for position, key in enumerate(ring.keys)
-        ]
-        if rows:
-            connection.execute(insert(ring_keys), [row for row, _ in rows])
-            connection.execute(insert(key_custody), [custody for _, custody in rows])
+        keys, custody = [], []
+        for position, key in enumerate(ring.keys):
+            published, held = key_rows(ring.issuer, position, key, before.get(key.kid))
+            published["mac"] = self._marks.of(RowKind.KEY, marked({**held, **published}, row))
+            keys.append(published)
+            custody.append(held)
+        if keys:
+            connection.execute(insert(ring_keys), keys)
+            connection.execute(insert(key_custody), custody)
         self._log.append(connection, ring.issuer, events, at=self._time.read(connection))
         return True
 
-    def _take(self, connection: Connection, expected: int, ring: Ring) -> bool:
-        if expected == 0:
-            connection.execute(insert(rings), ring_row(ring, None))  # Collision: somebody else was first
-            return True
-        before = _first(_rows(connection, _RING, ring.issuer))
-        if before is None or before["generation"] != expected:
+    @staticmethod
+    def _take(connection: Connection, expected: int, row: dict[str, Any], former: Found | None) -> bool:
+        if former is None:
+            if expected == 0:
+                connection.execute(insert(rings), row)  # Collision: somebody else was first
+            return expected == 0
+        if former["generation"] != expected:
             return False
-        # As it was before, if this changes anything: each generation is written once.
-        new = {f"new_{name}": value for name, value in ring_row(ring, before).items()}
-        replacing = {"of": ring.issuer, "expected": expected, **new}
+        new = {f"new_{name}": value for name, value in row.items()}
+        replacing = {"of": row["issuer"], "expected": expected, **new}
         return connection.execute(_REPLACE_RING, replacing).rowcount == 1
 
     def beat(self, connection: Connection, issuer: Issuer, member: Member) -> NumericDate:
         """As the port's, whatever ``seen_at`` says; also forgets nodes that nobody has seen for a day."""
         now = self._time.read(connection)
         row = member_row(issuer, replace(member, seen_at=now))
+        row["mac"] = self._marks.of(RowKind.NODE, marked(row))
         new = {f"new_{name}": value for name, value in row.items()}
         if connection.execute(_BEAT, {"of": issuer, "which": member.node, **new}).rowcount == 0:
             insert_if_absent(connection, nodes, row)

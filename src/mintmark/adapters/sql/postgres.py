@@ -23,6 +23,7 @@ from mintmark.adapters.sql.keyring import RingRows, SqlKeyRing
 from mintmark.adapters.sql.migrate import SchemaState
 from mintmark.adapters.sql.revocations import LogRows, SqlRevocations
 from mintmark.adapters.sql.sessions import SqlSessions
+from mintmark.core.mark import UNMARKED, Marks
 from mintmark.errors import ConfigurationError, MintmarkError, StoreDamaged, StoreUnavailable
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.units import NumericDate
@@ -84,7 +85,13 @@ class PostgresStore:
     """:class:`mintmark.ports.store.Store`, and the database that its subjects run their statements on."""
 
     def __init__(
-        self, url: URL, *, entropy: Entropy, time: StoreTime | None = None, bounds: Bounds = BOUNDS
+        self,
+        url: URL,
+        *,
+        entropy: Entropy,
+        time: StoreTime | None = None,
+        bounds: Bounds = BOUNDS,
+        marks: Marks = UNMARKED,
     ) -> None:
         self._dsn = dsn_of(url)
         self._name = place_of(url)
@@ -94,7 +101,7 @@ class PostgresStore:
         self._connections: Connections | None = None
         log = LogRows(self)
         sessions = SessionRowsAtOnce(self, log)
-        self.keyring: Final = SqlKeyRing(self, RingRows(self, log))
+        self.keyring: Final = SqlKeyRing(self, RingRows(self, log, marks))
         self.sessions: Final = SqlSessions(self, sessions)
         self.revocations: Final = SqlRevocations(self, log)
         self.directory: Final = SqlDirectory(self, DirectoryRows(self, sessions))
@@ -184,9 +191,15 @@ class PostgresStore:
         return translate(error, self._name)
 
 
-def from_url(url: str, *, clock: Clock, entropy: Entropy) -> PostgresStore:  # noqa: ARG001 - it has its own
+def from_url(
+    url: str,
+    *,
+    clock: Clock,  # noqa: ARG001 - it has its own
+    entropy: Entropy,
+    marks: Marks = UNMARKED,
+) -> PostgresStore:
     """The store that ``postgresql://user:password@host:port/database`` names; raises ConfigurationError."""
-    return PostgresStore(parse_url(url, key="store"), entropy=entropy)
+    return PostgresStore(parse_url(url, key="store"), entropy=entropy, marks=marks)
 
 
 def parse_url(url: str, *, key: str) -> URL:

@@ -11,6 +11,7 @@ from mintmark.adapters.sql.database import decode_list, encode_list
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.key import Activation, Key, KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Member, Ring
+from mintmark.core.mark import Value
 from mintmark.errors import StoreDamaged
 from mintmark.units import Issuer, Kid, NodeId, NumericDate
 
@@ -31,7 +32,6 @@ def ring_row(ring: Ring, before: Found | None) -> dict[str, Any]:
         "rotate_requested_at": ring.rotate_requested_at,
         "kind_mode": mode,
         "kind_alg": alg,
-        "mac": None,
     }
 
 
@@ -66,7 +66,6 @@ def key_rows(
         "publish_until": max(key.publish_until, published_until),
         "revoked_at": key.revoked_at,
         "reason": key.reason,
-        "mac": None,
     }
     # Who holds a key never changes, so a mode that this code could not read is still the right one.
     unknown = before is not None and before["mode"] is not None and before["mode"] not in _MODES
@@ -109,6 +108,18 @@ def key_of(row: Found) -> Key:
         raise StoreDamaged("a key in the database has a state that this code does not know") from None
 
 
+def marked(row: Found, ring: Found | None = None) -> dict[str, Value]:
+    """What the mark of ``row`` covers: every column but the mark, and with a key all of its ring's.
+
+    So a row of an earlier generation, of another issuer or of another kind is no row of this ring.
+    """
+    covered: dict[str, Value] = {name: value for name, value in row.items() if name != "mac"}
+    for name, value in (ring or {}).items():
+        if name != "mac":
+            covered[f"ring.{name}"] = value
+    return covered
+
+
 def member_row(issuer: Issuer, member: Member) -> dict[str, Any]:
     """The row of ``member``."""
     return {
@@ -119,7 +130,6 @@ def member_row(issuer: Issuer, member: Member) -> dict[str, Any]:
         "address": member.address,
         "certificate": member.certificate,
         "modes": encode_list(tuple(sorted(mode.value for mode in member.modes))),
-        "mac": None,
     }
 
 

@@ -25,6 +25,7 @@ from mintmark.adapters.sql.migrate import SchemaState
 from mintmark.adapters.sql.revocations import LogRows, SqlRevocations
 from mintmark.adapters.sql.sessions import SessionRows, SqlSessions
 from mintmark.adapters.sql.threads import LOCK_SLICE, LOCK_SLICES, Threads, driver
+from mintmark.core.mark import UNMARKED, Marks
 from mintmark.errors import ConfigurationError, MintmarkError, StoreDamaged, StoreUnavailable
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.units import NumericDate
@@ -59,7 +60,7 @@ _PRAGMAS: Final = (
 class SqliteStore:
     """:class:`mintmark.ports.store.Store`, and the database that its subjects run their statements on."""
 
-    def __init__(self, path: Path, *, clock: Clock, entropy: Entropy) -> None:
+    def __init__(self, path: Path, *, clock: Clock, entropy: Entropy, marks: Marks = UNMARKED) -> None:
         self._path = path.absolute()
         self.time: Final = ClockTime(clock)
         self.entropy: Final = entropy
@@ -67,7 +68,7 @@ class SqliteStore:
         self._engine: Final = _engine(self._path)
         log = LogRows(self)
         sessions = SessionRows(self, log)
-        self.keyring: Final = SqlKeyRing(self, RingRows(self, log))
+        self.keyring: Final = SqlKeyRing(self, RingRows(self, log, marks))
         self.sessions: Final = SqlSessions(self, sessions)
         self.revocations: Final = SqlRevocations(self, log)
         self.directory: Final = SqlDirectory(self, DirectoryRows(self, sessions))
@@ -173,12 +174,12 @@ class SqliteStore:
         return translate(error, self._path)
 
 
-def from_url(url: str, *, clock: Clock, entropy: Entropy) -> SqliteStore:
+def from_url(url: str, *, clock: Clock, entropy: Entropy, marks: Marks = UNMARKED) -> SqliteStore:
     """The store that ``sqlite:///path`` names; raises ConfigurationError for a URL without a path."""
     database = make_url(url).database
     if not database or database == ":memory:":
         raise ConfigurationError("store", "an SQLite store is a file: sqlite:///path")
-    return SqliteStore(Path(database), clock=clock, entropy=entropy)
+    return SqliteStore(Path(database), clock=clock, entropy=entropy, marks=marks)
 
 
 def file_identity(path: Path) -> tuple[int, int]:

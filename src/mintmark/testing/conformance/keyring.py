@@ -8,16 +8,19 @@ import pytest
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.key import Activation, KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Member, Ring
+from mintmark.core.mark import MarkKey, Marks
 from mintmark.core.revocation import Kind, RevocationEvent
-from mintmark.ports.keyring import FORGOTTEN_AFTER, RingView, StoredTiming
+from mintmark.ports.keyring import FORGOTTEN_AFTER, RejectedRow, RingView, RowKind, StoredTiming
 from mintmark.testing.conformance.rig import ISSUER, OTHER, Rig, read_log
 from mintmark.units import NodeId, NumericDate
 
 _NODE = NodeId("node-1")
+_KEY = MarkKey.from_bytes(bytes(32))
+_OTHER_KEY = MarkKey.from_bytes(bytes(31) + b"1")
 
 
 class KeyRingConformance:
-    """RING-1 to RING-7."""
+    """RING-1 to RING-8."""
 
     async def test_of_swaps_of_one_generation_one_is_taken(self, rig: Rig) -> None:
         """RING-1, F03: of twenty nodes that rotate at once one wins, and the ring is the winner's."""
@@ -218,3 +221,57 @@ class KeyRingConformance:
         assert await rig.store.keyring.swap(1, Ring(issuer=ISSUER, generation=2, keys=(lowered, fresh)))
         kept = (await rig.store.keyring.read(ISSUER)).ring.keys
         assert [found.publish_until for found in kept] == [2_000_000_000, 1_900_000_000]
+
+    async def test_what_was_written_without_the_clusters_key_is_not_there(self, rig: Rig) -> None:
+        """RING-8: neither what nobody marked nor what another key marked; and a swap takes its place."""
+        now = rig.clock.now()
+        kind = KeyKind(KeyMode.OWN, Algorithm.ES256)
+        ring = Ring(issuer=ISSUER, generation=7, keys=(rig.key("a"),), rotate_requested_at=now, kind=kind)
+        for number, others in enumerate((Marks(), Marks(key=_OTHER_KEY))):
+            stranger = await rig.keyed(others)
+            generation = (await stranger.keyring.read(ISSUER)).ring.generation
+            there = replace(
+                ring,
+                generation=generation + 1,
+                keys=(replace(rig.key("a"), publish_until=NumericDate(now + 10**6)), rig.key("b")),
+            )
+            assert await stranger.keyring.swap(generation, there)
+            assert await stranger.keyring.beat(ISSUER, _NODE, ring_generation=1) == now
+            ours = await rig.keyed(Marks(key=_KEY))
+            view = await ours.keyring.read(ISSUER)
+            assert view == RingView(
+                Ring(issuer=ISSUER, generation=generation + 1),
+                (),
+                now,
+                (
+                    RejectedRow(RowKind.RING, ISSUER),
+                    RejectedRow(RowKind.KEY, rig.key("a").kid),
+                    RejectedRow(RowKind.KEY, rig.key("b").kid),
+                    RejectedRow(RowKind.NODE, _NODE, now),
+                ),
+                marked=number > 0,
+            )
+            assert not await ours.keyring.swap(0, replace(ring, generation=99))
+            own = replace(ring, generation=generation + 2)
+            assert await ours.keyring.swap(generation + 1, own)
+            await ours.keyring.beat(ISSUER, _NODE, ring_generation=1)
+            mended = await (await rig.keyed(Marks(key=_KEY))).keyring.read(ISSUER)
+            assert mended == RingView(own, (Member(_NODE, now, 1),), now, (), marked=True)
+
+    async def test_one_key_of_the_cluster_replaces_another(self, rig: Rig) -> None:
+        """RING-8: what a second key marked is there where that key is taken, and so is what nobody marked."""
+        ring = Ring(issuer=ISSUER, generation=1, keys=(rig.key("a"),))
+        assert await rig.store.keyring.swap(0, ring)
+        await rig.store.keyring.beat(ISSUER, _NODE, ring_generation=1)
+        first = await rig.keyed(Marks(key=_KEY, unmarked=True))
+        second = await rig.keyed(Marks(key=_OTHER_KEY, also=(_KEY,)))
+        view = await first.keyring.read(ISSUER)
+        assert (view.ring, len(view.members), view.rejected, view.marked) == (ring, 1, (), False)
+        assert len((await second.keyring.read(ISSUER)).rejected) == 3
+        ring = replace(ring, generation=2)
+        assert await first.keyring.swap(1, ring)
+        await first.keyring.beat(ISSUER, _NODE, ring_generation=1)
+        for reader in (second, await rig.keyed(Marks(key=_KEY)), rig.store):
+            view = await reader.keyring.read(ISSUER)
+            assert (view.ring, len(view.members), view.rejected, view.marked) == (ring, 1, (), True)
+        assert (await (await rig.keyed(Marks(key=_OTHER_KEY, unmarked=True))).keyring.read(ISSUER)).rejected

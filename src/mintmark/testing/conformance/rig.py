@@ -8,6 +8,7 @@ from mintmark.core import base64url, sessions
 from mintmark.core.directory import Client, User
 from mintmark.core.key import Key, KeyState
 from mintmark.core.log import Cursor, LogEntry
+from mintmark.core.mark import Marks
 from mintmark.core.sessions import Redeem, RefreshToken, Session, SessionStart, Verdict
 from mintmark.core.timing import Timing
 from mintmark.ports.clock import Entropy
@@ -22,7 +23,7 @@ TIMING = Timing()
 PASSWORD_HASH = "$argon2id$first"  # noqa: S105 - nobody's
 
 
-def _alone() -> Any:
+def _alone(*_: object) -> Any:
     raise NotImplementedError("this rig has one store")
 
 
@@ -37,6 +38,8 @@ class Rig:
     """Another open store on the same data, as another node has one."""
     closed: Callable[[], Store] = _alone
     """Another store on the same data that was not opened."""
+    keyed: Callable[[Marks], Awaitable[Store]] = _alone
+    """Another open store on the same data, with these marks."""
 
     def user(self, name: str = "alice", *, issuer: Issuer = ISSUER) -> User:
         """A user who was not added yet; the same each time."""
