@@ -18,7 +18,9 @@ from mintmark.signer.sealed import Seals
 from mintmark.signer.token import ALGORITHMS, Token
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
-from mintmark.testing.conformance.signer import Rig, SignerConformance
+from mintmark.testing.conformance.custody import CustodyConformance
+from mintmark.testing.conformance.signer import SignerConformance
+from mintmark.testing.conformance.signing import Rig
 
 
 async def local(*_: object) -> AsyncIterator[Rig]:
@@ -111,4 +113,8 @@ async def rig(request, tmp_path, monkeypatch) -> AsyncIterator[Rig]:
 
 
 class TestSigner(SignerConformance):
-    """The suite, on the signer in this process and on the real one."""
+    """The suite, on the signer in this process and on the real one, with keys of each mode."""
+
+
+class TestCustody(CustodyConformance):
+    """The suite of keys that outlive a signer, on the same."""
