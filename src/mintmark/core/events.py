@@ -18,9 +18,17 @@ class EventName(StrEnum):
     KEY_PREPARED = "key.prepared"
     KEY_PROVEN = "key.proven"
     KEY_ACTIVATED = "key.activated"
+    KEY_SUPERSEDED = "key.superseded"
+    KEY_DROPPED = "key.dropped"
     KEY_LAPSED = "key.lapsed"
     KEY_RETIRED = "key.retired"
     KEY_REVOKED = "key.revoked"
+    KEY_RESEALED = "key.resealed"
+    KEY_SWEPT = "key.swept"
+    KEY_UNLOADABLE = "key.unloadable"
+    KIND_DIFFERS = "kind.differs"
+    HSM_LOST = "hsm.lost"
+    HSM_RESTORED = "hsm.restored"
     LEASE_RENEWED = "lease.renewed"
     PROOF_FAILED = "proof.failed"
     ROTATION_REQUESTED = "rotation.requested"
@@ -52,6 +60,10 @@ class EventName(StrEnum):
     LOGIN_FAILED = "login.failed"
     CLIENT_REFUSED = "client.refused"
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - the name of an event
+    TOKEN_SIGNED_FOR_PEER = "token.signed_for_peer"  # noqa: S105 - the name of an event
+    PEER_REFUSED = "peer.refused"
+    PEER_TURNED_AWAY = "peer.turned_away"
+    PEER_FAILED = "peer.failed"
     FEED_STALE = "feed.stale"
     ROWS_PRUNED = "rows.pruned"
     REQUEST_DEFERRED = "request.deferred"
@@ -67,6 +79,9 @@ class EventName(StrEnum):
 WARNINGS = frozenset(
     {
         EventName.KEY_REVOKED,
+        EventName.KEY_UNLOADABLE,
+        EventName.KIND_DIFFERS,
+        EventName.HSM_LOST,
         EventName.PROOF_FAILED,
         EventName.ROTATION_OVERDUE,
         EventName.JWKS_LIMIT_REACHED,
@@ -80,6 +95,9 @@ WARNINGS = frozenset(
         EventName.PUBLICATION_FAILED,
         EventName.STORE_FAILED,
         EventName.SESSION_STOLEN,
+        EventName.PEER_REFUSED,
+        EventName.PEER_TURNED_AWAY,
+        EventName.PEER_FAILED,
         EventName.STORE_WENT_BACK,
         EventName.FEED_STALE,
         EventName.REQUEST_FAILED,

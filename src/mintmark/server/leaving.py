@@ -51,9 +51,9 @@ class Leaving:
         if view is None:
             self.allowed.set()
             return
-        own = view.ring.held_by(self._node, KeyState.ACTIVE)
+        signing = [key for key in view.ring.keys if key.state is KeyState.ACTIVE and view.holds(key)]
         passed = self._clock.monotonic() - self._seen_at
-        if own is not None and view.now + passed >= own.lease_until:
+        if signing and view.now + passed >= max(key.lease_until for key in signing):
             self._decide(Departure.SIGNS_NOTHING, view)
             return
         resigned = replace(view, ring=keyring.resign(view.ring, self._node))

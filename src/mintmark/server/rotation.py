@@ -11,15 +11,14 @@ from typing import Final
 
 from mintmark.core import keyring, membership, succession
 from mintmark.core.events import EventName, Value
-from mintmark.core.jwk import PublicKey
 from mintmark.core.jws import Algorithm
-from mintmark.core.key import Key, KeyKind, KeyMode, KeyState
+from mintmark.core.key import KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Ring
 from mintmark.core.membership import View, Watch
-from mintmark.core.minting import ACCESS_TOKEN_TYP
 from mintmark.core.succession import (
     ActivateKey,
     AlarmKind,
+    DropKey,
     Effect,
     LapseKey,
     PrepareKey,
@@ -29,6 +28,7 @@ from mintmark.core.succession import (
     RenewLease,
     ResignKeys,
     RetireKey,
+    SupersedeKey,
 )
 from mintmark.core.timing import Timing
 from mintmark.errors import SignerUnavailable, Unavailable
@@ -36,20 +36,20 @@ from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock
 from mintmark.ports.keyring import KeyRingStore, RingView
 from mintmark.ports.proof import PublicReader
-from mintmark.ports.signer import SignerControl
+from mintmark.ports.signer import SignerControl, SignerRefused
 from mintmark.server import document
 from mintmark.server.agreement import check_agreed
+from mintmark.server.alarm import Alarms
 from mintmark.server.audit import Audit
+from mintmark.server.custody import Custody
+from mintmark.server.evidence import Evidence
 from mintmark.server.leaving import Leaving
-from mintmark.server.readback import Readback
 from mintmark.units import Issuer, Kid, NodeId, NumericDate
 
 _BEAT_EVERY: Final = 2.0
 """Seconds between two heartbeats: a fifth of what a live node may be silent."""
 _STEPS: Final = 32
 """Effects in one round at the most: a defect must not spin."""
-_REPEAT_ALARM: Final = 60.0
-"""Seconds between two reports of the same alarm."""
 
 
 class Rotation:
@@ -96,24 +96,37 @@ class Rotation:
         self._certificate = certificate
         self._modes = modes
         self._store = store
-        self._signer = signer
-        self._reader = reader
         self._bus = bus
         self._clock = clock
         self._timing = timing
         self._audit = audit
         self._served_generation = served
-        self._own = Readback((own_url,), reader=reader, clock=clock, on_found=bus.announce)
-        self._public = Readback((*proof_urls, *places), reader=reader, clock=clock, on_found=bus.announce)
-        self._copies = Readback(places, reader=reader, clock=clock, on_found=bus.announce)
-        self._readbacks = (self._own, self._public, self._copies)
-        self._held: set[Kid] = set()
-        self._granted: dict[Kid, NumericDate] = {}
-        self._alarms: dict[tuple[EventName, str], float] = {}
-        self._spare: PublicKey | None = None
+        self._alarms = Alarms(clock=clock, audit=audit)
+        self._custody = Custody(
+            issuer,
+            node=node,
+            signer=signer,
+            clock=clock,
+            timing=timing,
+            audit=audit,
+            alarms=self._alarms,
+            modes=modes,
+        )
+        self._evidence = Evidence(
+            own_url=own_url,
+            proof_urls=proof_urls,
+            places=places,
+            reader=reader,
+            clock=clock,
+            timing=timing,
+            alarms=self._alarms,
+            served=served,
+            on_found=bus.announce,
+        )
+        self._differed: KeyKind | None = None
         self._watch: Watch | None = None
         self._beat_at = float("-inf")
-        self._beaten = -1
+        self._beaten: tuple[int, frozenset[KeyMode]] | None = None
         self._slotless = False
         self._offset = 0
         self.is_waiting = True
@@ -136,15 +149,21 @@ class Rotation:
         for _ in range(_STEPS):
             await self._beat()
             found = await self._read()
-            await self._follow_leases(found)
+            await self._custody.follow(found)
             view = self._look(found)
-            self.is_waiting = view.ring.held_by(self._node, KeyState.ACTIVE) is None
+            self.is_waiting = not self._signs(view)
             effects = succession.due(view, self._timing)
             self._slotless &= RaiseAlarm(AlarmKind.NO_SLOT) in effects
-            if not await self._perform_first(effects, found):
-                self._check_unproven(found)
+            if not any(isinstance(effect, PrepareKey) for effect in effects):
+                await self._custody.settle(found.ring)
+            if not await self._perform_first(effects, found) and not await self._reseal(found.ring):
+                self._evidence.check_unproven(found, self._held(found.ring))
+                await self._custody.sweep(found)
                 self.leaving.saw(view)
                 return
+
+    def _signs(self, view: View) -> bool:
+        return any(key.state is KeyState.ACTIVE and view.holds(key) for key in view.ring.keys)
 
     async def _read(self) -> RingView:
         """The ring, and with it by how much this machine's clock is off."""
@@ -155,17 +174,14 @@ class Rotation:
 
     async def answered(self) -> None:
         """Wait until every key set that is being read back has been."""
-        for readback in self._readbacks:
-            await readback.answered()
+        await self._evidence.answered()
 
     async def leave(self) -> None:
         """Sign no more and say so: the keys of this node verify only, and its heartbeat is gone."""
-        for readback in self._readbacks:
-            await readback.close()
+        await self._evidence.close()
         # A signer that is gone has forgotten everything already.
         with contextlib.suppress(SignerUnavailable):
-            for kid in tuple(self._held):
-                await self._signer.forget(kid)
+            await self._custody.release()
         for _ in range(16):
             view = await self._store.read(self._issuer)
             released = keyring.release(view.ring, self._node, now=view.now)
@@ -176,9 +192,12 @@ class Rotation:
         self._audit.record(EventName.NODE_LEFT)
 
     async def _beat(self) -> None:
-        """Write the heartbeat when it is due, and at once when this node serves a newer ring."""
+        """Write the heartbeat when it is due, and at once when it says something new."""
         now, served = self._clock.monotonic(), self._served_generation()
-        if now - self._beat_at < _BEAT_EVERY and served == self._beaten:
+        # Two that are told to leave in one moment must not rely on each other: each says so here, and then
+        # reads, before it decides.
+        modes = frozenset[KeyMode]() if self.leaving.begun else self._custody.usable()
+        if now - self._beat_at < _BEAT_EVERY and (served, modes) == self._beaten:
             return
         await self._store.beat(
             self._issuer,
@@ -186,32 +205,25 @@ class Rotation:
             ring_generation=served,
             address=self._address,
             certificate=self._certificate,
-            modes=self._modes,
+            modes=modes,
         )
         # In this order: of two nodes that start with different timing at least one sees the other's.
         await check_agreed(self._store, self._issuer, self._timing)
-        self._beat_at, self._beaten = now, served
+        self._beat_at, self._beaten = now, (served, modes)
 
     # --- evidence ----------------------------------------------------------------------------------
 
     def _look(self, view: RingView) -> View:
-        held = frozenset(key.kid for key in view.ring.keys if key.node == self._node)
-        for readback in self._readbacks:
-            readback.keep_only(held)
-        served: frozenset[Kid] = frozenset()
-        prepared = view.ring.held_by(self._node, KeyState.PREPARED)
-        if prepared is not None and self._served_generation() >= prepared.since:
-            if self._own.has_found(prepared.kid):
-                served = frozenset({prepared.kid} if self._is_placed(prepared, view.now) else ())
-            elif (missing := self._own.missing(prepared.kid)) is not None:
-                self._alarm(EventName.PROOF_FAILED, prepared.kid, reason=missing)
+        ring, loaded = view.ring, self._custody.loaded(view.ring)
+        held = self._held(ring)
+        self._say_what_differs(ring)
         self._watch = self._watch.read(view.now) if self._watch is not None else Watch(view.now, view.now)
         return View(
             ring=view.ring,
             members=view.members,
             node=self._node,
             now=view.now,
-            served=served,
+            served=self._evidence.served(ring, held, view.now),
             watched_since=self._watch.since,
             interrupted=self._watch.interrupted,
             clock_off=abs(self._offset) > self._timing.clock_skew,
@@ -219,48 +231,19 @@ class Rotation:
             kind=self._kind,
             spare=self._wants_spare,
             modes=self._modes,
+            loaded=loaded,
         )
 
-    def _is_placed(self, key: Key, now: NumericDate) -> bool:
-        """Whether every folder and bucket shows the key, or has had the time that publication may take.
+    def _held(self, ring: Ring) -> frozenset[Kid]:
+        """The keys that this node takes further: its own, and what it holds of the cluster's."""
+        own = frozenset(key.kid for key in ring.keys if key.node == self._node and not key.is_of_cluster())
+        return own | self._custody.loaded(ring)
 
-        One that is away for longer is an alarm, but must not leave an issuer without any key.
-        """
-        return self._copies.has_found(key.kid) or now > key.prepared_at + self._timing.propagation
-
-    async def _follow_leases(self, view: RingView) -> None:
-        """Tell the signer what the store has committed, and only that (design 3.4)."""
-        if self._spare is not None and view.ring.find(self._spare.kid) is not None:
-            # Taken, whatever became of the answer that said so.
-            self._spare = None
-        for key in view.ring.keys:
-            if key.node != self._node or key.kid not in self._held:
-                continue
-            if key.state is KeyState.ACTIVE:
-                await self._extend(key)
-            elif key.state is KeyState.REVOKED or (
-                # A superseded key may still have signatures under way, until its lease ends.
-                key.state is KeyState.PASSIVE and view.now >= key.lease_until
-            ):
-                await self._forget(key.kid)
-        spare = {self._spare.kid} if self._spare is not None else set()
-        for kid in self._held - spare - {key.kid for key in view.ring.keys}:
-            await self._forget(kid)
-
-    async def _extend(self, key: Key) -> None:
-        if self._granted.get(key.kid) == key.lease_until:
-            return
-        await self._signer.extend(
-            key.kid, max_exp=self._timing.latest_exp(key.lease_until), lease_until=key.lease_until
-        )
-        self._granted[key.kid] = key.lease_until
-
-    async def _forget(self, kid: Kid) -> None:
-        await self._signer.forget(kid)
-        if self._spare is not None and self._spare.kid == kid:
-            self._spare = None
-        self._held.discard(kid)
-        self._granted.pop(kid, None)
+    def _say_what_differs(self, ring: Ring) -> None:
+        """Once for each kind of key that the ring wants and this node's settings do not."""
+        if ring.kind is not None and ring.kind not in (self._kind, self._differed):
+            self._audit.record(EventName.KIND_DIFFERS, wanted=str(ring.kind), configured=str(self._kind))
+        self._differed = ring.kind
 
     # --- effects -----------------------------------------------------------------------------------
 
@@ -277,18 +260,22 @@ class Rotation:
             case RaiseAlarm(alarm, kid):
                 self._raise(alarm, kid)
                 return False
-            case PrepareKey(_):
-                await self._prepare(ring, now)
+            case PrepareKey(kind):
+                return await self._prepare(ring, kind, now)
             case ProveKey(kid):
                 return await self._prove(kid, view)
             case ActivateKey(kid, activation):
-                if kid not in self._held:
+                if not self._custody.holds(kid):
                     raise SignerUnavailable("the signer lost a key that it had prepared")
                 after = keyring.activate(ring, kid, activation, timing=self._timing, now=now)
                 await self._swap(ring, after, EventName.KEY_ACTIVATED, kid=kid, cause=activation.value)
             case RenewLease(kids):
                 after = keyring.renew(ring, kids, timing=self._timing, now=now)
                 await self._swap(ring, after, EventName.LEASE_RENEWED)
+            case SupersedeKey(kid):
+                await self._swap(ring, keyring.supersede(ring, kid), EventName.KEY_SUPERSEDED, kid=kid)
+            case DropKey(kid):
+                await self._swap(ring, keyring.drop(ring, kid), EventName.KEY_DROPPED, kid=kid)
             case LapseKey(kid):
                 after = keyring.lapse(ring, kid, now=now)
                 await self._swap(ring, after, EventName.KEY_LAPSED, kid=kid)
@@ -297,9 +284,8 @@ class Rotation:
                 await self._swap(ring, after, EventName.KEY_RETIRED, kid=kid)
             case ReleaseKeys():
                 # The signer counts its leases by a clock that nobody sets, so it would not renew them.
-                for held in tuple(self._held):
-                    await self._forget(held)
-                after = keyring.release(ring, self._node, now=now)
+                await self._custody.release()
+                after = keyring.rewind(ring, self._node, timing=self._timing, now=now)
                 await self._swap(ring, after, EventName.CLOCK_SET_BACK)
             case ResignKeys():
                 after = keyring.resign(ring, self._node)
@@ -307,66 +293,47 @@ class Rotation:
         # Taken or lost, the ring is another one now.
         return True
 
-    async def _prepare(self, ring: Ring, now: NumericDate) -> None:
-        public = self._spare or await self._generate()
-        self._spare = public
+    async def _prepare(self, ring: Ring, kind: KeyKind, now: NumericDate) -> bool:
+        """Offer a new key to the ring; False where the signer would not make one."""
+        try:
+            made = await self._custody.make(kind, generation=ring.generation)
+        except SignerUnavailable as error:
+            # What keeps such keys is away or full, which stops nothing else.
+            if not isinstance(error, SignerRefused) and kind.mode is not KeyMode.HSM:
+                raise
+            self._alarms.sound(EventName.KEY_UNLOADABLE, kind=str(kind), reason=str(error))
+            return False
         after = keyring.prepare(
             ring,
-            kid=public.kid,
+            kid=made.public.kid,
             node=self._node,
-            alg=public.alg.value,
-            jwk=document.encode(public.jwk),
+            alg=kind.alg.value,
+            jwk=document.encode(made.public.jwk),
             timing=self._timing,
             now=now,
-            kind=self._kind,
+            mode=kind.mode,
+            sealed=made.sealed,
+            kind=kind,
         )
-        await self._swap(ring, after, EventName.KEY_PREPARED, kid=public.kid)
+        await self._swap(ring, after, EventName.KEY_PREPARED, kid=made.public.kid)
+        return True
 
-    async def _generate(self) -> PublicKey:
-        """A key pair in the signer. It becomes a key of the ring once the store has taken it."""
-        made = await self._signer.generate(
-            issuer=self._issuer, alg=self._kind.alg, typs=frozenset({ACCESS_TOKEN_TYP})
-        )
-        public = made.public
-        self._held.add(public.kid)
-        return public
+    async def _reseal(self, ring: Ring) -> bool:
+        """Keep a shared key under the first key-encryption key; whether that changed the ring."""
+        found = await self._custody.resealed(ring)
+        if found is None:
+            return False
+        kid, sealed = found
+        return await self._swap(ring, keyring.reseal(ring, kid, sealed), EventName.KEY_RESEALED, kid=kid)
 
     async def _prove(self, kid: Kid, view: RingView) -> bool:
-        """Read the key back through every public URL, and see that every live node serves it."""
         key = view.ring.find(kid)
-        if key is None:
-            return True
-        behind = succession.unserved(key, view.members, view.now)
-        if behind:
-            # What is read while some node may still answer without the key proves nothing.
-            self._public.forget(kid)
-            missing: str | None = f"{len(behind)} live nodes do not serve the key yet"
-        elif self._public.has_found(kid):
-            # The lead counts from this view's time, which was read after the proof.
-            proven = keyring.prove(view.ring, kid, now=view.now)
-            await self._swap(view.ring, proven, EventName.KEY_PROVEN, kid=kid)
-            return True
-        else:
-            missing = self._public.missing(kid)
-        # Not everywhere yet is news only once caches have had the time that they may take.
-        late = view.now > key.prepared_at + self._timing.jwks_max_age + self._timing.propagation
-        if missing is not None and late:
-            self._alarm(EventName.PROOF_FAILED, kid, reason=missing)
-        return False
-
-    def _check_unproven(self, view: RingView) -> None:
-        """Look whether verifiers find a key that had to sign without proof, and alarm while they do not.
-
-        An issuer's URL that is wrong would otherwise come out at the first rotation, hours later.
-        """
-        key = view.ring.held_by(self._node, KeyState.ACTIVE)
-        if key is None or key.activated_at is None or key.proven_at is not None:
-            return
-        if view.now <= key.activated_at + self._timing.propagation or self._public.has_found(key.kid):
-            return
-        missing = self._public.missing(key.kid)
-        if missing is not None:
-            self._alarm(EventName.PROOF_FAILED, key.kid, reason=missing)
+        if key is None or not self._evidence.proves(key, view):
+            return False
+        # The lead counts from this view's time, which was read after the proof.
+        proven = keyring.prove(view.ring, kid, now=view.now)
+        await self._swap(view.ring, proven, EventName.KEY_PROVEN, kid=kid)
+        return True
 
     async def _swap(self, before: Ring, after: Ring, name: EventName, **fields: Value) -> bool:
         """Whether ``after`` was taken; a lost swap is no event."""
@@ -379,19 +346,18 @@ class Rotation:
     def _raise(self, alarm: AlarmKind, kid: Kid | None) -> None:
         match alarm:
             case AlarmKind.CLOCK_DRIFTED:
-                self._alarm(EventName.CLOCK_DRIFTED, kid, offset=self._offset)
+                self._alarms.sound(EventName.CLOCK_DRIFTED, kid, offset=self._offset)
             case AlarmKind.NO_SLOT if not self._slotless:
                 # Once: it is a state of the cluster, which /readyz goes on to show.
                 self._slotless = True
                 self._audit.record(EventName.SLOTS_EXHAUSTED, signers=self._timing.signers)
             case AlarmKind.ROTATION_OVERDUE:
-                self._alarm(EventName.ROTATION_OVERDUE, kid)
+                self._alarms.sound(EventName.ROTATION_OVERDUE, kid)
             case AlarmKind.JWKS_LIMIT:
-                self._alarm(EventName.JWKS_LIMIT_REACHED, kid)
-
-    def _alarm(self, name: EventName, kid: Kid | None, **fields: Value) -> None:
-        now = self._clock.monotonic()
-        about = (name, kid or "")
-        if now - self._alarms.get(about, float("-inf")) >= _REPEAT_ALARM:
-            self._alarms[about] = now
-            self._audit.record(name, kid=kid, **fields)
+                self._alarms.sound(EventName.JWKS_LIMIT_REACHED, kid)
+            case AlarmKind.NO_CUSTODY:
+                self._alarms.sound(
+                    EventName.KEY_UNLOADABLE,
+                    kid,
+                    reason="this node is not set up for the keys that are wanted",
+                )
