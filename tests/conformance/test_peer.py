@@ -50,7 +50,7 @@ class Place:
     clock: FakeClock
     service: RecordingService
     name: str
-    callers: dict[bytes, NodeId]
+    callers: dict[bytes, Member]
     own: Identity = field(init=False)
     port: int = 0
     task: "asyncio.Task[None] | None" = None
@@ -77,14 +77,14 @@ class Place:
 async def rig() -> AsyncIterator[PeerRig]:
     clock = FakeClock()
     service, impostors = RecordingService(), RecordingService()
-    callers: dict[bytes, NodeId] = {}
+    callers: dict[bytes, Member] = {}
     identities: dict[str, Identity] = {}
     made: list[ClusterCaller] = []
     place, false = Place(clock, service, "member", callers), Place(clock, impostors, "member", callers)
 
     def known(node: str) -> Identity:
         own = identities.setdefault(node, identity(node))
-        callers[own.certificate] = NodeId(node)
+        callers[own.certificate] = member_of(node, own, 0)
         return own
 
     def caller_with(own: Identity) -> PeerCaller:

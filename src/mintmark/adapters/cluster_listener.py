@@ -18,12 +18,12 @@ import msgspec
 
 from mintmark.adapters import cluster_wire as wire
 from mintmark.adapters.cluster_wire import Connection, Identity
+from mintmark.core.keyring import Member
 from mintmark.core.keyset import Bucket
 from mintmark.core.peering import PeerRefusal
 from mintmark.errors import Unavailable
 from mintmark.ports.clock import Clock
 from mintmark.ports.peer import PeerRefused, PeerService
-from mintmark.units import NodeId
 
 log: Final = logging.getLogger("mintmark.cluster")
 
@@ -54,14 +54,13 @@ class _Caller:
     """One connection and whose it is."""
 
     connection: Connection
-    certificate: bytes
-    node: NodeId
+    member: Member
     heard_at: float
     answering: set["asyncio.Task[None]"] = field(default_factory=set)
 
 
 class ClusterListener:
-    """Serves ``service`` to the nodes that ``callers`` gives by certificate, on a listening ``sock``.
+    """Serves ``service`` to the members that ``callers`` gives by certificate, on a listening ``sock``.
 
     ``callers`` is asked at each connection and each request, so whoever leaves it is out at once.
     """
@@ -71,7 +70,7 @@ class ClusterListener:
         sock: socket.socket,
         *,
         identity: Identity,
-        callers: Callable[[], Mapping[bytes, NodeId]],
+        callers: Callable[[], Mapping[bytes, Member]],
         service: PeerService,
         clock: Clock,
         limits: Limits | None = None,
@@ -85,7 +84,7 @@ class ClusterListener:
         self._trust: tuple[frozenset[bytes], ssl.SSLContext] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[_Caller] = set()
-        self._budgets: dict[NodeId, Bucket] = {}
+        self._budgets: dict[bytes, Bucket] = {}
 
     async def run(self) -> None:
         """Serve until cancelled; then every connection ends. Owns the socket from now on."""
@@ -132,13 +131,13 @@ class ClusterListener:
         except OSError as error:
             self._service.turned_away(address, _reason(error))
             return
-        node = self._callers().get(certificate)
-        if node is None:
+        member = self._callers().get(certificate)
+        if member is None:
             connection.abort()
             self._service.turned_away(address, "its certificate is no live node's")
             return
-        caller = _Caller(connection, certificate, node, self._clock.monotonic())
-        if Counter(other.node for other in self._open)[node] >= limits.per_node:
+        caller = _Caller(connection, member, self._clock.monotonic())
+        if Counter(other.member.certificate for other in self._open)[certificate] >= limits.per_node:
             connection.abort()
             self._service.turned_away(address, "its node has connections enough")
             return
@@ -165,14 +164,14 @@ class ClusterListener:
             # Taken before reading: who has enough under way is not read from.
             await slots.acquire()
             message = await caller.connection.receive(wire.MAX_REQUEST)
-            if message is None or self._callers().get(caller.certificate) != caller.node:
+            if message is None or not self._is_known(caller):
                 return
             try:
                 request = wire.decode_request(message)
             except msgspec.MsgspecError:
                 return
             caller.heard_at = self._clock.monotonic()
-            if not self._budget(caller.node).take(caller.heard_at):
+            if not self._budget(caller.member).take(caller.heard_at):
                 self._send(caller, wire.Refused(request.id, PeerRefusal.BUSY))
                 slots.release()
                 continue
@@ -186,10 +185,10 @@ class ClusterListener:
         try:
             match request:
                 case wire.Sign(number, issuer, typ, payload):
-                    token = await self._service.sign(caller.node, issuer, typ, payload)
+                    token = await self._service.sign(caller.member, issuer, typ, payload)
                     answer = wire.Signed(number, token)
                 case wire.Probe(number, issuer):
-                    await self._service.probe(caller.node, issuer)
+                    await self._service.probe(caller.member, issuer)
                     answer = wire.Ready(number)
         except PeerRefused as refused:
             answer = wire.Refused(request.id, refused.reason)
@@ -198,7 +197,7 @@ class ClusterListener:
         except Exception as error:  # noqa: BLE001  The caller is told to go elsewhere; the rest stays here.
             log.error("an answer to a node failed: %s", type(error).__qualname__)
             answer = wire.Refused(request.id, PeerRefusal.NOT_READY)
-        if self._callers().get(caller.certificate) == caller.node:
+        if self._is_known(caller):
             self._send(caller, answer)
 
     def _send(self, caller: _Caller, answer: wire.Answer) -> None:
@@ -206,22 +205,24 @@ class ClusterListener:
         if caller.connection.unsent() > self._limits.unread:
             caller.connection.abort()
 
-    def _budget(self, node: NodeId) -> Bucket:
+    def _is_known(self, caller: _Caller) -> bool:
+        return caller.member.certificate in self._callers()
+
+    def _budget(self, member: Member) -> Bucket:
         # Kept beyond its connections, or a new one would bring a new budget; forgotten by the sweep.
-        return self._budgets.setdefault(node, Bucket(self._limits.burst, self._limits.every))
+        return self._budgets.setdefault(member.certificate, Bucket(self._limits.burst, self._limits.every))
 
     async def _sweep(self) -> None:
         """Cut off who is silent or has left, again and again."""
         while True:
             await self._clock.sleep(self._limits.silence / 4)
-            now, callers = self._clock.monotonic(), self._callers()
+            now = self._clock.monotonic()
             for caller in tuple(self._open):
                 silent = not caller.answering and now - caller.heard_at >= self._limits.silence
-                if silent or callers.get(caller.certificate) != caller.node:
+                if silent or not self._is_known(caller):
                     caller.connection.abort()
-            here = {caller.node for caller in self._open} | set(callers.values())
-            for node in self._budgets.keys() - here:
-                del self._budgets[node]
+            for gone in self._budgets.keys() - self._callers().keys():
+                del self._budgets[gone]
 
 
 def _reason(error: OSError) -> str:

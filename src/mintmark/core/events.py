@@ -43,6 +43,7 @@ class EventName(StrEnum):
     CLOCK_DRIFTED = "clock.drifted"
     CLOCK_SET_BACK = "clock.set_back"
     PROCESS_ENDED = "process.ended"
+    UPKEEP_FAILED = "upkeep.failed"
     PUBLICATION_UPDATED = "publication.updated"
     PUBLICATION_OVERWRITTEN = "publication.overwritten"
     PUBLICATION_UNFENCED = "publication.unfenced"
@@ -90,6 +91,7 @@ WARNINGS = frozenset(
         EventName.CLOCK_DRIFTED,
         EventName.CLOCK_SET_BACK,
         EventName.PROCESS_ENDED,
+        EventName.UPKEEP_FAILED,
         EventName.PUBLICATION_OVERWRITTEN,
         EventName.PUBLICATION_UNFENCED,
         EventName.PUBLICATION_FAILED,

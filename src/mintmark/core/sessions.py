@@ -76,6 +76,8 @@ class EndCause(StrEnum):
     USER_DISABLED = "user_disabled"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - the name of a cause
     CLIENT_REMOVED = "client_removed"
+    UNSIGNED = "unsigned"
+    """Nobody could sign the first token of its log-in, so nobody ever held it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -24,7 +24,8 @@ from typing import Final, Protocol
 from mintmark.core.keyring import Member
 from mintmark.core.peering import PeerRefusal
 from mintmark.errors import SignerUnavailable
-from mintmark.units import Issuer, NodeId
+from mintmark.ports.signer import Signer
+from mintmark.units import Issuer
 
 PASSING: Final = frozenset({PeerRefusal.BUSY, PeerRefusal.NOT_READY, PeerRefusal.STRANGER})
 """Refusals that are about one node: another one may well sign. The others would be repeated by all."""
@@ -57,14 +58,22 @@ class PeerCaller(Protocol):
         ...
 
 
+class PeerSigner(Signer, Protocol):
+    """Signs with other nodes' keys; what a worker has beside its own node's signer."""
+
+    async def probe(self) -> None:
+        """Return if another node would sign now. Raises SignerUnavailable or NotReady."""
+        ...
+
+
 class PeerService(Protocol):
     """What a listener asks when a node calls. ``caller`` is who the certificate says, so it is true."""
 
-    async def sign(self, caller: NodeId, issuer: Issuer, typ: str, payload: bytes) -> str:
+    async def sign(self, caller: Member, issuer: Issuer, typ: str, payload: bytes) -> str:
         """The compact JWS of ``payload``. Raises PeerRefused, and Unavailable where a port did."""
         ...
 
-    async def probe(self, caller: NodeId, issuer: Issuer) -> None:
+    async def probe(self, caller: Member, issuer: Issuer) -> None:
         """Return if it would sign now. Raises as :meth:`sign`."""
         ...
 

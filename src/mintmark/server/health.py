@@ -1,14 +1,17 @@
 """Whether this node should get requests: everything that it needs to mint and to revoke, asked each time."""
 
-from enum import StrEnum
+import asyncio
+from enum import Enum, StrEnum
 from typing import Final
 
 from mintmark.errors import MintmarkError, NotReady, SignerUnavailable, Unavailable
 from mintmark.ports.clock import Clock
+from mintmark.ports.peer import PeerSigner
 from mintmark.ports.signer import Signer, SignerRefused
 from mintmark.server.deadline import Deadline
 from mintmark.server.feed import RevocationFeed
 from mintmark.server.ring import RingFollower
+from mintmark.server.signing import Signing
 from mintmark.units import Kid, NodeId
 
 _PATIENCE: Final = 1.0
@@ -23,7 +26,7 @@ class Reason(StrEnum):
     RING_STALE = "ring_stale"
     """The key ring was not read within ``propagation``."""
     NO_ACTIVE_KEY = "no_active_key"
-    """This node has no key that may sign, or its lease has ended."""
+    """This node has no key that may sign, or its lease has ended, and no other node signs for it."""
     NO_SLOT = "no_slot"
     """As many other nodes sign as ``signers`` allows, so this one prepares no key."""
     CLOCK_OFF = "clock_off"
@@ -34,15 +37,24 @@ class Reason(StrEnum):
 
 
 class Health:
-    """The readiness of one node."""
+    """The readiness of one node; one without a key of its own is ready while another node signs for it."""
 
     def __init__(
-        self, *, node: NodeId, ring: RingFollower, feed: RevocationFeed, signer: Signer, clock: Clock
+        self,
+        *,
+        node: NodeId,
+        ring: RingFollower,
+        feed: RevocationFeed,
+        signer: Signer,
+        clock: Clock,
+        peers: PeerSigner | None = None,
     ) -> None:
         self._node = node
         self._ring = ring
         self._feed = feed
         self._signer = signer
+        self._signing = Signing(node=node, ring=ring, signer=signer)
+        self._peers = peers
         self._patience = Deadline(clock, _PATIENCE, _too_late)
         self._leaving = False
 
@@ -52,6 +64,7 @@ class Health:
 
     async def reasons(self) -> tuple[Reason, ...]:
         """Every reason for which this node is not ready; none when it is. Answers within a second."""
+        signer, peers = await asyncio.gather(self._ask_signer(), self._ask_peers())
         found = []
         if self._leaving:
             found.append(Reason.LEAVING)
@@ -59,22 +72,25 @@ class Health:
             found.append(Reason.RING_STALE)
         if self._ring.clock_is_off():
             found.append(Reason.CLOCK_OFF)
-        elif not self._has_key():
+        elif not self._may_mint(signer) and not peers:
             found.append(Reason.NO_ACTIVE_KEY)
             if self._lacks_slot():
                 found.append(Reason.NO_SLOT)
         if not self._feed.is_fresh():
             found.append(Reason.LOG_STALE)
-        if not await self._signer_answers():
+        if signer is _Signer.AWAY:
             found.append(Reason.SIGNER_AWAY)
         return tuple(found)
 
+    def _may_mint(self, signer: "_Signer") -> bool:
+        # A signer that is away is a reason of its own, and says nothing of its keys.
+        return signer is _Signer.HOLDS_KEY or (signer is _Signer.AWAY and self._has_key())
+
     def _has_key(self) -> bool:
         try:
-            self._ring.active(self._node)
+            return bool(self._signing.candidates())
         except NotReady:
             return False
-        return True
 
     def _lacks_slot(self) -> bool:
         try:
@@ -82,15 +98,41 @@ class Health:
         except NotReady:
             return False
 
-    async def _signer_answers(self) -> bool:
+    async def _ask_signer(self) -> "_Signer":
+        has_key = self._has_key()
         try:
-            await self._patience.hold(self._signer.sign(_PROBE, "", b""))
-        except SignerRefused:
-            return True
+            probe = self._signing.probe() if has_key else self._signer.sign(_PROBE, "", b"")
+            await self._patience.hold(probe)
+        except (SignerRefused, NotReady):
+            return _Signer.HOLDS_NONE
+        except Unavailable:
+            return _Signer.AWAY
+        return _Signer.HOLDS_KEY if has_key else _Signer.HOLDS_NONE
+
+    async def _ask_peers(self) -> bool:
+        """Whether another node would sign; not asked where this one has keys of its own alone."""
+        if self._peers is None or self._has_own_key():
+            return False
+        try:
+            await self._patience.hold(self._peers.probe())
         except Unavailable:
             return False
         return True
 
+    def _has_own_key(self) -> bool:
+        try:
+            return any(not key.is_of_cluster() for key in self._signing.candidates())
+        except NotReady:
+            return False
+
+
+class _Signer(Enum):
+    """What the signer of this node answered."""
+
+    HOLDS_KEY = "holds_key"
+    HOLDS_NONE = "holds_none"
+    AWAY = "away"
+
 
 def _too_late() -> MintmarkError:
-    return SignerUnavailable("the signer did not answer")
+    return SignerUnavailable("no signature can be had in time")

@@ -1,30 +1,32 @@
-"""Minting: plan the claims, let the caller commit, then have the signer sign exactly that."""
+"""Minting: plan the claims, let the caller commit, then have exactly that signed, here or by another node."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
-from mintmark.core import membership, minting
+from mintmark.core import jws, membership, minting
 from mintmark.core.events import EventName
 from mintmark.core.minting import Minting, TokenRequest
 from mintmark.core.timing import Timing
-from mintmark.errors import NotReady, SignerUnavailable
+from mintmark.errors import NotReady, SignerUnavailable, Unavailable
 from mintmark.ports.clock import Clock, Entropy
-from mintmark.ports.signer import Refusal, Signer, SignerRefused
+from mintmark.ports.peer import PeerSigner
+from mintmark.ports.signer import Signer, SignerRefused
 from mintmark.server.audit import Audit
 from mintmark.server.ring import RingFollower
+from mintmark.server.signing import PASSING, Signature, Signing
 from mintmark.units import Kid, NodeId, NumericDate, Seconds
 
 _PATIENCE: Final = 2.0
 _PAUSE: Final = 0.01
-_PASSING: Final = frozenset(
-    {Refusal.NOT_EXTENDED, Refusal.UNKNOWN_KEY, Refusal.LEASE_ENDED, Refusal.EXP_PAST_LIMIT}
-)
-"""Refusals that a change of keys explains: the ring is read again and the key that is active then signs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """Claims that are fixed and not signed yet, and the key that was active when they were."""
+    """Claims that are fixed and not signed yet, and the key that is to sign them.
+
+    The key may be another one in the end: it may have been succeeded meanwhile, or another node's may have
+    answered in place of the one that was to be asked.
+    """
 
     minting: Minting
     kid: Kid
@@ -40,7 +42,7 @@ class AccessTokenIssued:
 
 
 class Issuing:
-    """Mints access tokens with the key that this node signs with."""
+    """Mints access tokens with a key of this node, or with one of another node through ``peers``."""
 
     def __init__(
         self,
@@ -52,10 +54,12 @@ class Issuing:
         entropy: Entropy,
         timing: Timing,
         audit: Audit,
+        peers: PeerSigner | None = None,
     ) -> None:
         self._node = node
         self._ring = ring
-        self._signer = signer
+        self._signing = Signing(node=node, ring=ring, signer=signer)
+        self._peers = peers
         self._clock = clock
         self._entropy = entropy
         self._timing = timing
@@ -77,38 +81,80 @@ class Issuing:
     def plan(self, request: TokenRequest, *, not_after: NumericDate | None = None) -> Planned:
         """Fix every claim, ``iat`` and ``exp`` included (R5); ``not_after`` shortens the life.
 
-        Raises NotReady where this node has no active key.
+        Raises NotReady where no key may sign for this node.
         """
-        key = self._ring.active(self._node)
+        random = self._entropy.token_bytes(minting.RANDOM_BYTES)
+        kid = self._choose(random)
         now = self._clock.now()
         ttl = self._timing.access_ttl
         if not_after is not None:
             ttl = Seconds(max(1, min(ttl, not_after - now)))
-        random = self._entropy.token_bytes(minting.RANDOM_BYTES)
-        return Planned(minting.plan(request, now=now, ttl=ttl, random=random), key.kid)
+        return Planned(minting.plan(request, now=now, ttl=ttl, random=random), kid)
+
+    def _choose(self, random: bytes) -> Kid:
+        """The key of this node that is preferred, or any of those that other nodes sign with."""
+        if self._peers is not None and not self._signing.candidates():
+            others = [key for key in self._ring.candidates(self._node) if not key.is_resigned()]
+            if others := others or list(self._ring.candidates(self._node)):
+                # Spread over the nodes that sign: who mints through peers would all ask the same one.
+                return others[int.from_bytes(random) % len(others)].kid
+        return self._ring.active(self._node).kid
 
     async def sign(self, planned: Planned, scope: tuple[str, ...]) -> AccessTokenIssued:
         """The token of ``planned``; raises SignerUnavailable or NotReady.
 
         A key can be activated, superseded or revoked between plan and signature. The claims name no key,
-        so whatever key is active now may sign them, while it covers their ``exp``.
+        so whatever key is active now may sign them, while it covers their ``exp``. Another node signs only
+        what the store shows already: the session, with its ``last_exp``.
         """
         deadline = self._clock.monotonic() + _PATIENCE
         while True:
             try:
-                token = await self._signer.sign(
-                    planned.kid, minting.ACCESS_TOKEN_TYP, planned.minting.payload
-                )
+                return self._issued(planned, await self._sign_anywhere(planned), scope)
             except SignerRefused as refused:
-                if refused.reason not in _PASSING or self._clock.monotonic() >= deadline:
+                if refused.reason not in PASSING or self._clock.monotonic() >= deadline:
                     raise SignerUnavailable("no key may sign this now") from refused
-            else:
-                return self._issued(planned, token, scope)
             await self._clock.sleep(_PAUSE)
             await self._ring.refresh()
-            planned = replace(planned, kid=self._ring.active(self._node).kid)
 
-    def _issued(self, planned: Planned, token: str, scope: tuple[str, ...]) -> AccessTokenIssued:
+    async def sign_here(self, planned: Planned, scope: tuple[str, ...]) -> AccessTokenIssued | None:
+        """The token of ``planned`` by a key of this node; None where only another node can sign it.
+
+        Raises as :meth:`sign`, which it is where no other node may be asked.
+        """
+        if self._peers is None:
+            return await self.sign(planned, scope)
+        if not self._signing.candidates():
+            return None
+        try:
+            return self._issued(planned, await self._sign_with_own(planned), scope)
+        except SignerRefused as refused:
+            if refused.reason in PASSING:
+                return None
+            raise SignerUnavailable("no key may sign this now") from refused
+
+    async def _sign_with_own(self, planned: Planned) -> Signature:
+        return await self._signing.sign(minting.ACCESS_TOKEN_TYP, planned.minting.payload)
+
+    async def _sign_anywhere(self, planned: Planned) -> Signature:
+        if self._peers is None or self._signing.candidates():
+            try:
+                return await self._sign_with_own(planned)
+            except SignerRefused as refused:
+                if self._peers is None or refused.reason not in PASSING:
+                    raise
+                try:
+                    return await self._sign_elsewhere(self._peers, planned)
+                except Unavailable:
+                    # Nobody else either: then a change of keys is what there is to wait for.
+                    raise refused from None
+        return await self._sign_elsewhere(self._peers, planned)
+
+    async def _sign_elsewhere(self, peers: PeerSigner, planned: Planned) -> Signature:
+        token = await peers.sign(planned.kid, minting.ACCESS_TOKEN_TYP, planned.minting.payload)
+        return Signature(jws.parse(token).header.kid or planned.kid, token)
+
+    def _issued(self, planned: Planned, signature: Signature, scope: tuple[str, ...]) -> AccessTokenIssued:
         minted = planned.minting
-        self._audit.record(EventName.TOKEN_ISSUED, jti=minted.jti, kid=planned.kid, exp=minted.exp)
-        return AccessTokenIssued(token, Seconds(max(0, minted.exp - self._clock.now())), scope)
+        self._audit.record(EventName.TOKEN_ISSUED, jti=minted.jti, kid=signature.kid, exp=minted.exp)
+        return AccessTokenIssued(signature.token, Seconds(max(0, minted.exp - self._clock.now())), scope)

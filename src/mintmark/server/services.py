@@ -7,6 +7,7 @@ from mintmark.core.timing import Timing
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.passwords import PasswordHasher
+from mintmark.ports.peer import PeerSigner
 from mintmark.ports.signer import Signer
 from mintmark.ports.store import Store
 from mintmark.server.audit import Audit
@@ -55,15 +56,25 @@ def compose(
     audit: Audit,
     followers: int,
     streams_per_address: int = 256,
+    peers: PeerSigner | None = None,
 ) -> Services:
     """The services of ``issuer`` over these ports; ``followers`` bounds the streams of the feed.
+
+    ``peers`` signs where this node cannot, if it is to.
 
     Nothing runs yet: whoever calls this runs ``ring.run()`` and ``feed.run()`` for as long as they serve.
     """
     ring = RingFollower(issuer, store=store.keyring, bus=bus, clock=clock, timing=timing, audit=audit)
     feed = RevocationFeed(issuer, log=store.revocations, bus=bus, clock=clock, audit=audit, limit=followers)
     issuing = Issuing(
-        node=node, ring=ring, signer=signer, clock=clock, entropy=entropy, timing=timing, audit=audit
+        node=node,
+        ring=ring,
+        signer=signer,
+        clock=clock,
+        entropy=entropy,
+        timing=timing,
+        audit=audit,
+        peers=peers,
     )
     sessions = Sessions(
         issuer,
@@ -86,7 +97,7 @@ def compose(
         sessions=sessions,
         clients=clients,
         tokens=Tokens(clients=clients, sessions=sessions, issuing=issuing),
-        health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock),
+        health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock, peers=peers),
         audit=audit,
         clock=clock,
         streams_per_address=streams_per_address,

@@ -1,5 +1,6 @@
 """Log in, refresh, log out: the use cases of refresh sessions (design rules R1 to R7)."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,13 +17,14 @@ from mintmark.errors import (
     StoreDamaged,
     StoreUnavailable,
     UnauthorizedClient,
+    Unavailable,
 )
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Entropy
 from mintmark.ports.passwords import PasswordCheck, PasswordHasher
 from mintmark.ports.store import Store
 from mintmark.server.audit import Audit
-from mintmark.server.issuing import AccessTokenIssued, Issuing
+from mintmark.server.issuing import AccessTokenIssued, Issuing, Planned
 from mintmark.server.windows import Windows
 from mintmark.units import Issuer, NumericDate, Rid, Sub
 
@@ -109,11 +111,14 @@ class Sessions:
         planned = self._issuing.plan(_request(session, granted, audiences), not_after=session.expires_at)
         session = sessions.covering(session, exp=planned.minting.exp, kid=planned.kid)
         # Signed before the session is there, so that a signer that is away leaves no session that nobody
-        # has; until the store has taken it, the token goes nowhere.
-        issued = await self._issuing.sign(planned, granted)
+        # has; until the store has taken it, the token goes nowhere. Another node signs nothing for a session
+        # that it does not find, so what only another one can sign comes after.
+        issued = await self._issuing.sign_here(planned, granted)
         if not await self._store.sessions.start(session, user=user):
             # Disabled, or given another password, while the old one was being compared.
             raise self._failed(client, user.sub)
+        if issued is None:
+            issued = await self._sign_started(session, planned, granted)
         self._audit.record(
             EventName.SESSION_STARTED,
             rid=session.rid,
@@ -122,6 +127,20 @@ class Sessions:
             kid=planned.kid,
         )
         return SessionTokens(issued, token.text(), session.rid)
+
+    async def _sign_started(
+        self, session: Session, planned: Planned, granted: tuple[str, ...]
+    ) -> AccessTokenIssued:
+        """The token of a session that is stored already, and is ended again where nobody signs."""
+        try:
+            return await self._issuing.sign(planned, granted)
+        except Unavailable:
+            # Nobody holds its refresh token; if the store is away too, it ends by itself.
+            with contextlib.suppress(Unavailable):
+                await self._store.sessions.end(
+                    self._issuer, session.rid, cause=EndCause.UNSIGNED, timing=self._timing
+                )
+            raise
 
     async def _renew_hash(self, client: Client, user: User, password: str) -> User:
         """``user`` with the hash that is stored now, which ``password`` was proved against.

@@ -30,9 +30,9 @@ class RecordingService:
     """Requests whose payload begins with ``hold`` wait for this."""
     reached: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
-    async def sign(self, caller: NodeId, issuer: Issuer, typ: str, payload: bytes) -> str:
+    async def sign(self, caller: Member, issuer: Issuer, typ: str, payload: bytes) -> str:
         """The payload, as text."""
-        self.asked.append((caller, issuer, typ, payload))
+        self.asked.append((caller.node, issuer, typ, payload))
         self.reached.release()
         if payload.startswith(b"hold"):
             await self.held.wait()
@@ -40,9 +40,9 @@ class RecordingService:
             raise PeerRefused(self.refuse)
         return payload.decode()
 
-    async def probe(self, caller: NodeId, issuer: Issuer) -> None:
+    async def probe(self, caller: Member, issuer: Issuer) -> None:
         """Nothing, unless it refuses."""
-        self.asked.append((caller, issuer, "", b""))
+        self.asked.append((caller.node, issuer, "", b""))
         if self.refuse is not None:
             raise PeerRefused(self.refuse)
 
