@@ -11,9 +11,11 @@ from pathlib import Path
 
 import httpx2
 import trustme
-from tests.cluster.running import free_ports, until
+from tests.cluster.running import until
 from tests.interop.process import folder_for_all, log_of, missing, started
 from tests.interop.verifier import Guarding, OverHttp
+
+from mintmark.cli.demonstration.loopback import free_ports
 
 MODULES = Path("/usr/lib/apache2/modules")
 

@@ -40,7 +40,7 @@ def test_copy_alone_serves_every_verifier_with_every_node_down(tmp_path):
             nodes.append(RunningNode(folder, settings))
             running.callback(nodes[-1].end)
         nodes[0].add_user_and_client()
-        tokens = []
+        tokens: list[str] = []
         for node in nodes:
             node.start().until_ready(patience=PATIENCE)
             tokens.append(_token_of_another_key(node, {Token.of(token).kid for token in tokens}))
