@@ -56,7 +56,14 @@ def test_every_setting_says_what_it_means(key):
 def test_description_can_be_written_back_as_a_file():
     """What describe prints, written into a file, gives the same settings."""
     first = read(
-        {"signers": 2, "trusted_proxies": ["10.0.0.0/8"], "listen": "[::1]:80", "session_ttl": "2000h"}, {}
+        {
+            "signers": 2,
+            "trusted_proxies": ["10.0.0.0/8"],
+            "listen": "[::1]:80",
+            "session_ttl": "2000h",
+            "cluster_key": r'command:/bin/pass "a\ b"',
+        },
+        {},
     )
     text = "\n".join(f"{line.key.name} = {line.value}" for line in describe(first))
     second = read(tomllib.loads(text), {})
@@ -96,6 +103,7 @@ def test_variable_overrides_file_and_file_overrides_default(tmp_path: Path):
         ("proof_urls", [], ""),
         ("publish", ["file:///srv/www", "s3://bucket/auth"], "file:///srv/www, s3://bucket/auth"),
         ("issuer", "https://auth.example.com/eu", "https://auth.example.com/eu"),
+        ("cluster_key_also", "none", "none"),
     ],
 )
 def test_variable_means_what_the_file_means(key, file, variable):
@@ -178,6 +186,14 @@ def test_contradiction_names_the_setting_that_was_written(document, named):
     assert line.startswith(f"mintmark.toml: {named}")
     ((name, value),) = document.items()
     assert f"{name} = {written(value)}" in line
+
+
+def test_second_key_of_the_cluster_needs_a_first():
+    """Alone it would protect nothing, and whoever wrote it believes that it does."""
+    with pytest.raises(ConfigurationErrors, match="cluster_key_also: needs a `cluster_key`"):
+        read({"cluster_key_also": "unmarked"}, {})
+    both = read({"cluster_key": "file:/key", "cluster_key_also": "unmarked"}, {})
+    assert (str(both.cluster_key), both.cluster_key_also) == ("file:/key", "unmarked")
 
 
 def test_contradiction_of_a_variable_names_the_variable():

@@ -7,6 +7,7 @@ from typing import Final
 from mintmark.adapters.argon2 import Argon2Hasher
 from mintmark.adapters.registry import make_bus, make_publisher, make_store
 from mintmark.errors import ConfigurationError, StoreUnavailable
+from mintmark.node.secret import read_marks
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.passwords import PasswordHasher
@@ -25,12 +26,13 @@ _PAUSE: Final = 0.5
 async def open_store(
     settings: Settings, *, attempts: int = 1, clock: Clock = SYSTEM_CLOCK, entropy: Entropy = SYSTEM_ENTROPY
 ) -> AsyncIterator[Store]:
-    """The store, its schema up to date. Raises StoreUnavailable or StoreDamaged with the reason.
+    """The store, its schema up to date. Raises StoreUnavailable or StoreDamaged with the reason, and
+    ConfigurationError where the key of the cluster cannot be read.
 
     More ``attempts`` are for who would cost more to start again than to wait: many processes that start in
     one moment keep each other, and the database, from answering in time.
     """
-    store = make_store(settings.store, clock=clock, entropy=entropy)
+    store = make_store(settings.store, clock=clock, entropy=entropy, marks=await read_marks(settings))
     for left in reversed(range(attempts)):
         try:
             await store.open()

@@ -16,13 +16,17 @@ from mintmark.server.setting import (
     network,
     number_of,
     place_url,
+    secret_source,
     store_url,
     url,
     whole,
+    word_or,
 )
 from mintmark.units import format_duration
 
 PREFIX: Final = "MINTMARK_"
+UNMARKED: Final = "unmarked"
+"""Written where rows without a mark are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,22 @@ KEYS: Final[tuple[Key, ...]] = (
         "The database: a file that the nodes of one machine share, or a database of PostgreSQL. The path of "
         "a file starts at the folder of the configuration file, or at the working directory where there is "
         "none; `sqlite:////srv/mintmark.db` is absolute. A password is better kept in the variable.",
+    ),
+    Key(
+        "cluster_key",
+        secret_source(),
+        "none",
+        "Where a secret is read that all nodes share, of at least 16 bytes: a file, a variable, or what a "
+        "command prints. With it whoever can write the database, and no more, can add no signing key, revive "
+        "none and put himself in no node's place: rows that were written without it are ignored.",
+    ),
+    Key(
+        "cluster_key_also",
+        word_or(UNMARKED, secret_source()),
+        "none",
+        "A second `cluster_key` whose rows are taken too, while one replaces another; or `unmarked`, for "
+        "rows that were written without any, while the first is introduced. Take it away once every node has "
+        "the same `cluster_key`.",
     ),
     Key(
         "bus",

@@ -168,6 +168,15 @@ def auto_or(kind: Kind[U]) -> Kind[U | None]:
     return Kind(f'"{AUTO}" or {kind.label}', parse, kind.from_text)
 
 
+def word_or(word: str, kind: Kind[U]) -> Kind[U | str]:
+    """``word``, or a value of ``kind``."""
+
+    def parse(value: object) -> U | str:
+        return word if value == word else kind.parse(value)
+
+    return Kind(f'"{word}", {kind.label}', parse, kind.from_text)
+
+
 def list_of(kind: Kind[U]) -> Kind[tuple[U, ...]]:
     """A list of texts of ``kind``; in a variable they are separated by commas."""
 

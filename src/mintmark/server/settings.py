@@ -18,7 +18,7 @@ from mintmark.core.timing import CROWDED_JWKS, Timing, broken_rules
 from mintmark.errors import ConfigurationError, ConfigurationErrors
 from mintmark.server.issuers import TABLES, IssuerSettings, Place, read_tables
 from mintmark.server.option import KEYS, PREFIX, Key
-from mintmark.server.setting import Address, masked, shown
+from mintmark.server.setting import NONE, Address, SecretSource, masked, shown
 from mintmark.units import Issuer, Seconds, format_duration
 
 DEFAULT_FILE: Final = Path("mintmark.toml")
@@ -45,6 +45,9 @@ class Settings:
     store: str
     """``sqlite:///path``, its path already relative to the right folder, or ``postgresql://…``. That may
     hold a password: it is shown through :func:`mintmark.server.setting.masked`."""
+    cluster_key: SecretSource | None
+    cluster_key_also: SecretSource | str | None
+    """Text is :data:`mintmark.server.option.UNMARKED`."""
     bus: str
     listen: Address
     workers: int
@@ -180,6 +183,8 @@ def read(
         issuers = (IssuerSettings(**{key: values.pop(key) for key in _OF_ISSUER}),)
     timing = Timing(**{key: values.pop(key) for key in _TIMING_NAMES})
     mistakes += _contradictions(timing, wrong, sources)
+    if "cluster_key" not in wrong and values.get("cluster_key_also") and values["cluster_key"] is None:
+        mistakes.append(_mistake("cluster_key_also", "needs a `cluster_key` beside it", sources))
     if mistakes:
         raise ConfigurationErrors(tuple(mistakes))
     values["store"] = _placed(values["store"], folder)
@@ -219,8 +224,11 @@ def written(value: object) -> str:
             return str(value)
         case list() | tuple():
             return f"[{', '.join(written(item) for item in value)}]"
+        case None:
+            return f'"{NONE}"'
         case _:
-            return f'"{value}"'
+            escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
 
 
 def _value(settings: Settings, issuer: IssuerSettings, key: Key) -> object:
@@ -275,10 +283,13 @@ def _contradictions(
         # A rule over a value that could not be read would speak of a default that nobody chose.
         if wrong.isdisjoint(rule.settings):
             key = next((name for name in rule.settings if sources[name] != "default"), rule.settings[0])
-            source = sources[key]
-            where = "environment" if source == _BY_NAME[key].variable else source
-            spoken = source if where == "environment" else key
-            yield ConfigurationError(spoken, rule.message, where=where)
+            yield _mistake(key, rule.message, sources)
+
+
+def _mistake(key: str, reason: str, sources: Mapping[str, str]) -> ConfigurationError:
+    source = sources[key]
+    where = "environment" if source == _BY_NAME[key].variable else source
+    return ConfigurationError(source if where == "environment" else key, reason, where=where)
 
 
 def _warnings(timing: Timing, sources: Mapping[str, str]) -> Iterable[str]:

@@ -1,0 +1,89 @@
+"""Secrets from where the settings say that they are."""
+
+import asyncio
+import os
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from mintmark.core.mark import MarkKey, Marks
+from mintmark.errors import ConfigurationError
+from mintmark.server.setting import SecretForm, SecretSource
+from mintmark.server.settings import Settings
+
+_MAX_BYTES: Final = 65_536
+_PATIENCE: Final = 30.0
+"""Seconds for a command: it may ask a vault."""
+
+
+async def read_secret(
+    source: SecretSource, *, setting: str, environ: Mapping[str, str] | None = None
+) -> bytes:
+    """What is at ``source``, without the newline at its end.
+
+    Raises ConfigurationError that names the ``setting`` and the source, and repeats nothing of the secret.
+    """
+    try:
+        found = await _read(source, os.environ if environ is None else environ)
+    except KeyError:
+        raise ConfigurationError(setting, f"{source}: there is no such variable") from None
+    except OSError as error:
+        raise ConfigurationError(setting, f"{source}: {(error.strerror or 'unreadable').lower()}") from None
+    except ValueError as error:
+        raise ConfigurationError(setting, f"{source}: {error}") from None
+    secret = found.rstrip(b"\r\n")
+    if not secret or len(secret) > _MAX_BYTES:
+        reason = "is empty" if not secret else f"is longer than {_MAX_BYTES} bytes"
+        raise ConfigurationError(setting, f"{source}: {reason}")
+    return secret
+
+
+async def read_marks(settings: Settings) -> Marks:
+    """What ``cluster_key`` and ``cluster_key_also`` come to; raises ConfigurationError."""
+    if settings.cluster_key is None:
+        return Marks()
+    key = await _mark_key(settings.cluster_key, "cluster_key")
+    also = settings.cluster_key_also
+    if not isinstance(also, SecretSource):
+        return Marks(key=key, unmarked=also is not None)
+    return Marks(key=key, also=(await _mark_key(also, "cluster_key_also"),))
+
+
+async def _mark_key(source: SecretSource, setting: str) -> MarkKey:
+    try:
+        return MarkKey.from_bytes(await read_secret(source, setting=setting))
+    except ValueError as error:
+        raise ConfigurationError(setting, f"{source}: {error}") from None
+
+
+async def _read(source: SecretSource, environ: Mapping[str, str]) -> bytes:
+    match source.form:
+        case SecretForm.FILE:
+            return await asyncio.to_thread(_read_file, Path(source.target))
+        case SecretForm.ENV:
+            return os.fsencode(environ[source.target])
+        case SecretForm.COMMAND:
+            return await _run(source.argv)
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MAX_BYTES + 3)
+
+
+async def _run(argv: tuple[str, ...]) -> bytes:
+    # What it says of itself goes where our own messages go; what it prints is the secret.
+    process = await asyncio.create_subprocess_exec(*argv, stdin=DEVNULL, stdout=PIPE)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            printed, _ = await process.communicate()
+    except TimeoutError:
+        raise ValueError(f"the command took longer than {_PATIENCE:.0f} seconds") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise ValueError(f"the command ended with status {process.returncode}")
+    return printed

@@ -1,0 +1,73 @@
+"""Secrets are read from where the settings say, and shown nowhere."""
+
+import sys
+
+import pytest
+
+from mintmark.core.mark import MarkKey, Marks
+from mintmark.errors import ConfigurationError
+from mintmark.node.secret import read_marks, read_secret
+from mintmark.server.setting import SecretForm, SecretSource
+from mintmark.server.settings import read
+
+_SECRET = "correct horse battery staple"
+
+
+def command(program: str) -> SecretSource:
+    return SecretSource(SecretForm.COMMAND, f"{sys.executable} -c '{program}'")
+
+
+async def test_secret_is_the_same_from_each_source(tmp_path):
+    """File, variable and command: the newline at the end is none of it, what is within is."""
+    file = tmp_path / "key"
+    file.write_text(f" {_SECRET} \n")
+    sources = (
+        SecretSource(SecretForm.FILE, str(file)),
+        SecretSource(SecretForm.ENV, "KEY"),
+        command(f'print(" {_SECRET} ")'),
+    )
+    for source in sources:
+        found = await read_secret(source, setting="cluster_key", environ={"KEY": f" {_SECRET} "})
+        assert found == f" {_SECRET} ".encode()
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (SecretSource(SecretForm.FILE, "/nowhere/key"), "no such file"),
+        (SecretSource(SecretForm.ENV, "NOT_THERE"), "no such variable"),
+        (SecretSource(SecretForm.COMMAND, "/nowhere/pass"), "no such file"),
+        (command("import sys; sys.exit(3)"), "status 3"),
+        (command("pass"), "is empty"),
+        (command('print("x" * 70_000)'), "longer than"),
+    ],
+)
+async def test_secret_that_cannot_be_read_names_the_setting(source, reason):
+    """And where it should have been."""
+    with pytest.raises(ConfigurationError, match=reason) as refused:
+        await read_secret(source, setting="cluster_key", environ={})
+    assert refused.value.key == "cluster_key"
+    assert str(source) in str(refused.value)
+
+
+async def test_marks_are_what_the_settings_say(tmp_path, monkeypatch):
+    """None without a key; and with one those of a second too, or rows that nobody marked."""
+    monkeypatch.setenv("ONE", _SECRET)
+    monkeypatch.setenv("TWO", _SECRET[::-1])
+    one, two = (MarkKey.from_bytes(secret.encode()) for secret in (_SECRET, _SECRET[::-1]))
+    given = {
+        (): Marks(),
+        (("cluster_key", "env:ONE"),): Marks(key=one),
+        (("cluster_key", "env:ONE"), ("cluster_key_also", "env:TWO")): Marks(key=one, also=(two,)),
+        (("cluster_key", "env:ONE"), ("cluster_key_also", "unmarked")): Marks(key=one, unmarked=True),
+    }
+    for document, marks in given.items():
+        assert await read_marks(read(dict(document), {}, folder=tmp_path)) == marks
+
+
+async def test_short_secret_is_refused_and_not_repeated(tmp_path, monkeypatch):
+    """What could be guessed is no key."""
+    monkeypatch.setenv("SHORT", "hunter2")
+    with pytest.raises(ConfigurationError, match="16 bytes") as refused:
+        await read_marks(read({"cluster_key": "env:SHORT"}, {}, folder=tmp_path))
+    assert "hunter2" not in str(refused.value)
