@@ -14,9 +14,14 @@ _LARGEST: Final = 1 << 20
 
 
 class HttpReader:
-    """:class:`mintmark.ports.proof.PublicReader` with one client and no redirects."""
+    """:class:`mintmark.ports.proof.PublicReader` with one client and no redirects.
 
-    def __init__(self) -> None:
+    Below the base URL ``at`` it asks under the name ``host``, for whoever listens there answers for several.
+    """
+
+    def __init__(self, *, at: str = "", host: str = "") -> None:
+        self._at = at
+        self._host = host
         self._client = httpx2.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False)
 
     async def kids(self, url: str) -> frozenset[Kid]:
@@ -32,7 +37,10 @@ class HttpReader:
             raise ProofFailed(f"{url}: the answer is no key set") from error
 
     async def _fetch(self, url: str) -> bytes:
-        async with self._client.stream("GET", url, headers={"Accept": "application/json"}) as response:
+        headers = {"Accept": "application/json"}
+        if self._at and url.startswith(self._at + "/"):
+            headers["Host"] = self._host
+        async with self._client.stream("GET", url, headers=headers) as response:
             if response.status_code != httpx2.codes.OK:
                 raise ProofFailed(f"{url}: status {response.status_code}")
             body = b""

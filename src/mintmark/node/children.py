@@ -11,23 +11,25 @@ import msgspec
 
 from mintmark.node.link import Assignment, Line, Served, encode_assignment
 from mintmark.ports.signer import SignerControl
+from mintmark.units import Issuer
 
 _STOPPING: Final = 15.0
 """Real seconds between asking a worker to leave and ending it: its drain time and some more."""
 
 
 class Worker:
-    """A running worker and the line to it; ``generation`` is that of the ring that it serves."""
+    """A running worker and the line to it; ``generations`` are those of the rings that it serves."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", line: Line) -> None:
         self.process = process
-        self.generation = 0
+        self.generations: dict[Issuer, int] = {}
         self._line = line
 
     async def listen(self, on_report: Callable[[], Awaitable[None]]) -> int:
         """Take in what the worker tells until it is gone, with ``on_report`` each time; its exit status."""
         while line := await self._line.receive():
-            self.generation = msgspec.json.decode(line, type=Served).generation
+            served = msgspec.json.decode(line, type=Served)
+            self.generations[served.issuer] = served.generation
             await on_report()
         return await asyncio.to_thread(self.process.wait)
 

@@ -8,43 +8,30 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
+from urllib.parse import urlsplit
 
 from mintmark.adapters.http_reader import HttpReader
 from mintmark.core import base64url
-from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
-from mintmark.errors import SignerUnavailable, Unavailable
-from mintmark.grants import GRANTS
+from mintmark.errors import SignerUnavailable
 from mintmark.node import logs
 from mintmark.node.children import Worker, start_worker
 from mintmark.node.link import Assignment
 from mintmark.node.listener import listen, own_url
 from mintmark.node.store import open_bus, open_places, open_store
+from mintmark.node.upkeep import Charge, Upkeep, agree_all
 from mintmark.ports.bus import Bus
-from mintmark.ports.proof import PublicReader
-from mintmark.ports.publisher import Publisher
-from mintmark.ports.store import Store
-from mintmark.server.agreement import agree
 from mintmark.server.audit import Audit
-from mintmark.server.document import JWKS_PATH, discovery, path_of
-from mintmark.server.pruning import prune
-from mintmark.server.publication import PlaceReader, Publication
-from mintmark.server.rotation import Rotation
+from mintmark.server.publication import PlaceReader
 from mintmark.server.settings import Settings
 from mintmark.signer.hardening import Profile, harden
 from mintmark.signer.launch import SignerProcess, start_signer
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from mintmark.units import NodeId
+from mintmark.units import Issuer, NodeId
 
-_ROUND: Final = 1.0
-"""Seconds between two rounds where nothing wakes the control process."""
-_WAITING: Final = 0.25
-"""The same while this node has no key that signs: nobody announces that another one has fallen silent."""
-_PAUSE: Final = 0.2
-"""Seconds between two rounds at the least: a busy store wakes it with every login."""
 _RESTART: Final = 1.0
 """Seconds before a worker or a signer that died soon after its start is started again."""
 _ATTEMPTS: Final = 3
@@ -76,33 +63,23 @@ async def _serve(settings: Settings) -> int:
     stop = _Stop()
     with listen(settings.listen) as listening:
         async with (
-            open_places(settings) as places,
+            contextlib.AsyncExitStack() as opened,
             open_store(settings, attempts=_ATTEMPTS) as store,
             open_bus(settings) as bus,
-            _reader() as reader,
         ):
-            generation = await agree(store.keyring, settings.issuer, settings.timing, clock=SYSTEM_CLOCK)
-            node = _Node(
-                settings,
-                generation,
-                listening=listening,
-                store=store,
-                bus=bus,
-                reader=PlaceReader(reader, places, settings.issuer),
-                places=places,
-            )
+            charges = []
+            for one in settings.issuers:
+                own = settings.of(one.issuer)
+                places = await opened.enter_async_context(open_places(one))
+                reader = HttpReader(at=own_url(listening), host=urlsplit(one.issuer).netloc)
+                opened.push_async_callback(reader.close)
+                read = PlaceReader(reader, places, one.issuer)
+                charges.append(Charge(own, store=store, bus=bus, reader=read, places=places))
+            await agree_all(tuple(charges))
+            node = _Node(settings, tuple(charges), listening=listening, bus=bus)
             while not stop.asked.is_set():
                 await node.run(stop)
     return 0
-
-
-@contextlib.asynccontextmanager
-async def _reader() -> AsyncIterator[HttpReader]:
-    reader = HttpReader()
-    try:
-        yield reader
-    finally:
-        await reader.close()
 
 
 class _Stop:
@@ -125,50 +102,28 @@ class _Running:
 
     node: NodeId
     signer: SignerProcess
-    rotation: Rotation
+    upkeeps: tuple[Upkeep, ...]
     audit: Audit
     workers: list[Worker]
 
 
 class _Node:
     def __init__(
-        self,
-        settings: Settings,
-        timing_generation: int,
-        *,
-        listening: socket.socket,
-        store: Store,
-        bus: Bus,
-        reader: PublicReader,
-        places: tuple[Publisher, ...],
+        self, settings: Settings, charges: tuple[Charge, ...], *, listening: socket.socket, bus: Bus
     ) -> None:
         self._settings = settings
-        self._timing_generation = timing_generation
+        self._charges = charges
         self._listening = listening
-        self._store = store
         self._bus = bus
-        self._reader = reader
-        self._places = places
 
     async def run(self, stop: _Stop) -> None:
         """One node's life: until it is told to leave, or its signer died."""
         began = SYSTEM_CLOCK.monotonic()
         running = await self._start()
-        running.audit.record(
-            EventName.NODE_STARTED, issuer=self._settings.issuer, listen=own_url(self._listening)
-        )
+        for upkeep in running.upkeeps:
+            upkeep.audit.record(EventName.NODE_STARTED, listen=own_url(self._listening))
         tasks: list[asyncio.Task[None]] = [
-            asyncio.create_task(self._rotate(running)),
-            asyncio.create_task(
-                prune(
-                    self._settings.issuer,
-                    store=self._store,
-                    clock=SYSTEM_CLOCK,
-                    timing=self._settings.timing,
-                    audit=running.audit,
-                )
-            ),
-            *(asyncio.create_task(self._publication(running, place).run()) for place in self._places),
+            *(asyncio.create_task(loop) for upkeep in running.upkeeps for loop in upkeep.loops()),
             *(
                 asyncio.create_task(self._keep_worker(running, place))
                 for place in range(self._settings.workers)
@@ -193,20 +148,23 @@ class _Node:
             await SYSTEM_CLOCK.sleep(_RESTART)
 
     async def _until_leaving(self, running: _Running, stop: _Stop) -> None:
-        """Return once this node is to go: told to, and no longer needed, or needed for too long."""
+        """Return once this node is to go: told to, and needed by no issuer any more, or for too long."""
         await stop.asked.wait()
         if self._settings.handover == 0:
             return
-        running.rotation.leaving.begin()
+        for upkeep in running.upkeeps:
+            upkeep.begin_to_leave()
         await self._bus.announce()
         hurried = asyncio.create_task(stop.hurried.wait())
-        allowed = asyncio.create_task(running.rotation.leaving.allowed.wait())
+        allowed = {upkeep: asyncio.create_task(upkeep.may_leave()) for upkeep in running.upkeeps}
+        everywhere = asyncio.gather(*allowed.values())
         missed = asyncio.create_task(SYSTEM_CLOCK.sleep(self._settings.handover))
-        ends = (hurried, allowed, missed)
+        ends = (hurried, everywhere, missed)
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if missed.done() and not allowed.done():
-                running.audit.record(EventName.HANDOVER_MISSED, seconds=self._settings.handover)
+            for upkeep, one in allowed.items():
+                if missed.done() and not one.done():
+                    upkeep.audit.record(EventName.HANDOVER_MISSED, seconds=self._settings.handover)
         finally:
             for end in ends:
                 end.cancel()
@@ -215,7 +173,6 @@ class _Node:
     async def _start(self) -> _Running:
         settings = self._settings
         node = NodeId(base64url.encode(SYSTEM_ENTROPY.token_bytes(16)))
-        audit = Audit(node=node)
         signer = await start_signer(
             clock=SYSTEM_CLOCK,
             rsa_bits=settings.rsa_bits,
@@ -224,68 +181,27 @@ class _Node:
             log_json=logs.as_json(settings),
         )
         workers: list[Worker] = []
-        public = settings.only.proof_urls or (settings.issuer,)
-        rotation = Rotation(
-            settings.issuer,
-            node=node,
-            algorithm=Algorithm(settings.only.algorithm),
-            store=self._store.keyring,
-            signer=signer.control,
-            reader=self._reader,
-            bus=self._bus,
-            clock=SYSTEM_CLOCK,
-            timing=settings.timing,
-            audit=audit,
-            served=lambda: min((worker.generation for worker in workers), default=0),
-            own_url=own_url(self._listening) + path_of(settings.issuer) + JWKS_PATH,
-            proof_urls=tuple(url + JWKS_PATH for url in public),
-            places=tuple(place.place for place in self._places),
-        )
-        return _Running(node, signer, rotation, audit, workers)
 
-    def _publication(self, running: _Running, place: Publisher) -> Publication:
-        settings = self._settings
-        return Publication(
-            settings.issuer,
-            place=place,
-            metadata=discovery(
-                settings.issuer,
-                algorithm=Algorithm(settings.only.algorithm),
-                grant_types=tuple(GRANTS),
-                max_age=settings.timing.jwks_max_age,
-            ),
-            store=self._store.keyring,
-            bus=self._bus,
-            clock=SYSTEM_CLOCK,
-            timing=settings.timing,
-            audit=running.audit,
-        )
+        def served(issuer: Issuer) -> int:
+            return min((worker.generations.get(issuer, 0) for worker in workers), default=0)
 
-    async def _rotate(self, running: _Running) -> None:
-        """Rounds of rotation for as long as the node lives; a failing store is reported once."""
-        subscription = self._bus.subscribe()
-        failing = False
-        try:
-            while True:
-                try:
-                    await running.rotation.round()
-                except Unavailable as error:
-                    if not failing:
-                        running.audit.record(EventName.STORE_FAILED, what="rotation", reason=str(error))
-                    failing = True
-                else:
-                    if failing:
-                        running.audit.record(EventName.STORE_RESTORED, what="rotation")
-                    failing = False
-                await SYSTEM_CLOCK.sleep(_PAUSE)
-                await subscription.wait(_WAITING if running.rotation.is_waiting else _ROUND)
-        finally:
-            subscription.close()
+        upkeeps = tuple(
+            Upkeep(
+                charge,
+                node=node,
+                signer=signer.control,
+                served=partial(served, charge.issuer),
+                own=own_url(self._listening),
+                alone=len(self._charges) == 1,
+            )
+            for charge in self._charges
+        )
+        return _Running(node, signer, upkeeps, Audit(node=node), workers)
 
     async def _keep_worker(self, running: _Running, place: int) -> None:
         """A worker in this place for as long as the node lives: one that died is followed by another."""
         while True:
-            assignment = Assignment(running.node, self._settings, self._timing_generation)
+            assignment = Assignment(running.node, self._settings)
             try:
                 worker = await start_worker(
                     assignment, listening=self._listening, signer=running.signer.control
@@ -316,11 +232,7 @@ class _Node:
         hurried = asyncio.create_task(_kill_when(stop.hurried, tuple(running.workers)))
         await asyncio.gather(*ending)
         hurried.cancel()
-        try:
-            await running.rotation.leave()
-        except Unavailable as error:
-            # The heartbeat grows old by itself, and the leases end.
-            running.audit.record(EventName.STORE_FAILED, what="leaving", reason=str(error))
+        await asyncio.gather(*(upkeep.leave() for upkeep in running.upkeeps))
         await running.signer.stop()
 
 

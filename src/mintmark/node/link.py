@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from mintmark.server.settings import Settings
-from mintmark.units import NodeId
+from mintmark.units import Issuer, NodeId
 
 _LIMIT: Final = 1 << 20
 
@@ -23,12 +23,13 @@ class Assignment:
 
     node: NodeId
     settings: Settings
-    timing_generation: int
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What a worker tells: the generation of the ring that it answers with, and that it accepts requests."""
+    """What a worker tells: the generation of an issuer's ring that it answers with, and that it accepts
+    requests."""
 
+    issuer: Issuer
     generation: int
 
 

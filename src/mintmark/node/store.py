@@ -14,6 +14,7 @@ from mintmark.ports.passwords import PasswordHasher
 from mintmark.ports.publisher import Publisher, segments_of
 from mintmark.ports.store import Store
 from mintmark.server.document import discovery_paths, jwks_path
+from mintmark.server.issuers import IssuerSettings
 from mintmark.server.publication import name_of
 from mintmark.server.settings import Settings
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -61,18 +62,18 @@ async def open_bus(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> AsyncI
 
 @contextlib.asynccontextmanager
 async def open_places(
-    settings: Settings, *, clock: Clock = SYSTEM_CLOCK, entropy: Entropy = SYSTEM_ENTROPY
+    one: IssuerSettings, *, clock: Clock = SYSTEM_CLOCK, entropy: Entropy = SYSTEM_ENTROPY
 ) -> AsyncIterator[tuple[Publisher, ...]]:
-    """The folders and buckets, whether they are there or not. Raises ConfigurationError."""
+    """The folders and buckets of an issuer, whether they are there or not. Raises ConfigurationError."""
     try:
-        for path in (jwks_path(settings.issuer), *discovery_paths(settings.issuer)):
+        for path in (jwks_path(one.issuer), *discovery_paths(one.issuer)):
             segments_of(name_of(path))
     except ValueError:
-        if settings.only.publish:
+        if one.publish:
             raise ConfigurationError("publish", "the issuer's path is too long for names of files") from None
     async with contextlib.AsyncExitStack() as stack:
         places = []
-        for url in settings.only.publish:
+        for url in one.publish:
             place = make_publisher(url, clock=clock, entropy=entropy)
             stack.push_async_callback(place.close)
             places.append(place)

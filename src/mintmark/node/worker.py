@@ -1,4 +1,4 @@
-"""An HTTP worker: answers one issuer's requests, and only reads the ring.
+"""An HTTP worker: answers the requests of all issuers of its node, and only reads their rings.
 
 Started by the control process as ``python -m mintmark.node.worker LISTEN SIGNER LINE``, three inherited
 descriptors: the listening socket, a channel of the signer on which nothing but ``sign`` exists, and the
@@ -21,7 +21,7 @@ import uvloop
 
 from mintmark.core.algorithm import Algorithm
 from mintmark.errors import MintmarkError
-from mintmark.http.app import create_app
+from mintmark.http.dispatch import create_node_app
 from mintmark.http.protocol import bounded_http
 from mintmark.node import logs
 from mintmark.node.link import Assignment, Line, Served, decode_assignment
@@ -61,9 +61,9 @@ async def work(
     logs.report(hardening)
     # It warns of every malformed request, so any stranger could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    async with _services(assignment, signing) as services:
+    async with _services(assignment, signing) as served:
         config = uvicorn.Config(
-            create_app(services),
+            create_node_app(served, audit=Audit(node=assignment.node)),
             loop="none",
             http=bounded_http(SYSTEM_CLOCK),
             ws="none",
@@ -80,18 +80,21 @@ async def work(
         server = _Server(config)
 
         def leave() -> None:
-            services.health.leave()
-            services.feed.close()
+            for services in served:
+                services.health.leave()
+                services.feed.close()
             server.should_exit = True
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
         # A terminal's Ctrl-C is the control process's business.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         background = [
-            asyncio.create_task(services.ring.run()),
-            asyncio.create_task(services.feed.run()),
-            asyncio.create_task(_report(services, line)),
             asyncio.create_task(_leave_with_control(line, leave)),
+            *(
+                asyncio.create_task(loop)
+                for services in served
+                for loop in (services.ring.run(), services.feed.run(), _report(services, line))
+            ),
         ]
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         done, _ = await asyncio.wait({serving, *background}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,8 +110,8 @@ async def work(
 
 
 @contextlib.asynccontextmanager
-async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIterator[Services]:
-    """Everything that answers requests, over the backends that are configured."""
+async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIterator[tuple[Services, ...]]:
+    """Everything that answers requests, for each issuer, over the backends that are configured."""
     settings = assignment.settings
     async with (
         open_store(settings, attempts=_ATTEMPTS) as store,
@@ -117,19 +120,23 @@ async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIter
     ):
         signer = SignerClient(signing, clock=SYSTEM_CLOCK)
         try:
-            yield compose(
-                settings.issuer,
-                node=assignment.node,
-                timing=settings.timing,
-                algorithm=Algorithm(settings.only.algorithm),
-                store=store,
-                bus=bus,
-                signer=signer,
-                passwords=passwords,
-                clock=SYSTEM_CLOCK,
-                entropy=SYSTEM_ENTROPY,
-                audit=Audit(node=assignment.node),
-                followers=_FOLLOWERS,
+            yield tuple(
+                compose(
+                    one.issuer,
+                    node=assignment.node,
+                    timing=settings.timing,
+                    algorithm=Algorithm(one.algorithm),
+                    store=store,
+                    bus=bus,
+                    signer=signer,
+                    passwords=passwords,
+                    clock=SYSTEM_CLOCK,
+                    entropy=SYSTEM_ENTROPY,
+                    audit=Audit(issuer=one.issuer, node=assignment.node),
+                    # Each has its share: the followers of one cannot use up those of another.
+                    followers=_FOLLOWERS // len(settings.issuers),
+                )
+                for one in settings.issuers
             )
         finally:
             signer.close()
@@ -142,7 +149,7 @@ async def _report(services: Services, line: Line) -> None:
         view = await services.ring.changed(generation)
         generation = view.ring.generation
         services.feed.announce_keys(view.ring)
-        line.send(msgspec.json.encode(Served(generation)) + b"\n")
+        line.send(msgspec.json.encode(Served(services.issuer, generation)) + b"\n")
 
 
 async def _leave_with_control(line: Line, leave: Callable[[], None]) -> None:

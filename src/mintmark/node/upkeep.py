@@ -1,0 +1,234 @@
+"""What the control process does for one issuer: agree on timing, rotate keys, publish them, prune rows.
+
+Each issuer of a node has its own, beside the others': the rows of one may be damaged, its public URL may not
+answer, and the others go on.
+"""
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+from mintmark.core.algorithm import Algorithm
+from mintmark.core.events import EventName
+from mintmark.core.key import KeyKind, KeyMode
+from mintmark.errors import ConfigurationError, Unavailable
+from mintmark.grants import GRANTS
+from mintmark.ports.bus import Bus
+from mintmark.ports.proof import PublicReader
+from mintmark.ports.publisher import Publisher
+from mintmark.ports.signer import SignerControl
+from mintmark.ports.store import Store
+from mintmark.server.agreement import agree
+from mintmark.server.audit import Audit
+from mintmark.server.document import JWKS_PATH, discovery, path_of
+from mintmark.server.pruning import prune
+from mintmark.server.publication import Publication
+from mintmark.server.rotation import Rotation
+from mintmark.server.settings import Settings
+from mintmark.system import SYSTEM_CLOCK
+from mintmark.units import Issuer, NodeId
+
+_ROUND: Final = 1.0
+"""Seconds between two rounds where nothing wakes the control process."""
+_WAITING: Final = 0.25
+"""The same while this node has no key that signs: nobody announces that another one has fallen silent."""
+_PAUSE: Final = 0.2
+"""Seconds between two rounds at the least: a busy store wakes it with every login."""
+_LONGEST_PAUSE: Final = 30.0
+"""Seconds after a defect at the most before the same is tried again."""
+
+
+class Charge:
+    """One issuer of this process and what was opened for it: what one run of the node leaves to the next.
+
+    ``settings`` are of this issuer alone; ``reader`` reads its public URLs and its ``places``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store,
+        bus: Bus,
+        reader: PublicReader,
+        places: tuple[Publisher, ...],
+    ) -> None:
+        self.settings: Final = settings
+        self.store: Final = store
+        self.bus: Final = bus
+        self.reader: Final = reader
+        self.places: Final = places
+        self.agreed: Final = asyncio.Event()
+        """Set once this process and the issuer's other nodes work with the same timing."""
+
+    @property
+    def issuer(self) -> Issuer:
+        """The issuer."""
+        return self.settings.issuer
+
+    async def agree(self) -> None:
+        """Set ``agreed``; raises ConfigurationError where the timing differs, and Unavailable."""
+        await agree(self.store.keyring, self.issuer, self.settings.timing, clock=SYSTEM_CLOCK)
+        self.agreed.set()
+
+
+async def agree_all(charges: tuple[Charge, ...]) -> None:
+    """Agree on the timing of every issuer whose rows can be read.
+
+    Raises ConfigurationError where one differs; and what went wrong where nothing could be read for any.
+    Who could not agree yet goes on trying in its own loop.
+    """
+    outcomes = await asyncio.gather(*(charge.agree() for charge in charges), return_exceptions=True)
+    failures = [outcome for outcome in outcomes if outcome is not None]
+    for failure in failures:
+        if isinstance(failure, ConfigurationError) or len(failures) == len(charges):
+            raise failure
+
+
+class Upkeep:
+    """The loops of one issuer in one run of a node.
+
+    ``served`` gives the ring generation that every worker answers with, ``own`` the URL of this node's
+    listener. ``alone`` says that the node has no other issuer: then a defect ends it, as there is nobody to
+    spare.
+    """
+
+    def __init__(
+        self,
+        charge: Charge,
+        *,
+        node: NodeId,
+        signer: SignerControl,
+        served: Callable[[], int],
+        own: str,
+        alone: bool,
+    ) -> None:
+        settings, one = charge.settings, charge.settings.only
+        self._charge = charge
+        self._alone = alone
+        self.audit: Final = Audit(issuer=charge.issuer, node=node)
+        self.rotation: Final = Rotation(
+            charge.issuer,
+            node=node,
+            kind=KeyKind(KeyMode(one.key_mode), Algorithm(one.algorithm)),
+            store=charge.store.keyring,
+            signer=signer,
+            reader=charge.reader,
+            bus=charge.bus,
+            clock=SYSTEM_CLOCK,
+            timing=settings.timing,
+            audit=self.audit,
+            served=served,
+            own_url=own + path_of(charge.issuer) + JWKS_PATH,
+            proof_urls=tuple(url + JWKS_PATH for url in one.proof_urls or (charge.issuer,)),
+            places=tuple(place.place for place in charge.places),
+        )
+
+    def loops(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs for as long as the node does; none ends by itself, but for what must end the node."""
+        return [
+            self._lasting("rotation", self._rotate),
+            self._lasting("pruning", self._prune),
+            *(
+                self._lasting("publication", publication.run)
+                for publication in map(self._publication, self._charge.places)
+            ),
+        ]
+
+    def begin_to_leave(self) -> None:
+        """The node was told to leave: this issuer's keys look for somebody to follow them."""
+        self.rotation.leaving.begin()
+
+    async def may_leave(self) -> None:
+        """Return once nobody would miss this node at this issuer."""
+        # Where nothing could ever be read there are no keys of ours.
+        if self._charge.agreed.is_set():
+            await self.rotation.leaving.allowed.wait()
+
+    async def leave(self) -> None:
+        """Sign no more and say so, if the store can be told; else the heartbeat grows old by itself."""
+        try:
+            await self.rotation.leave()
+        except Unavailable as error:
+            self.audit.record(EventName.STORE_FAILED, what="leaving", reason=str(error))
+        except Exception as error:
+            if self._alone:
+                raise
+            self._report("leaving", error)
+
+    async def _lasting(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """``work``, begun again after a defect where other issuers must not end for it."""
+        pause = 1.0
+        while True:
+            if what == "publication":
+                await self._charge.agreed.wait()
+            try:
+                await work()
+            except ConfigurationError:
+                raise
+            except Exception as error:
+                if self._alone:
+                    raise
+                self._report(what, error)
+                if what == "rotation":
+                    self.rotation.leaving.failed()
+            await SYSTEM_CLOCK.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _report(self, what: str, error: Exception) -> None:
+        # Not its text: nobody knows what that holds.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        self.audit.record(EventName.UPKEEP_FAILED, what=what, cause=type(error).__name__, where=where)
+
+    async def _rotate(self) -> None:
+        """Rounds of rotation for as long as the node lives; a failing store is reported once."""
+        subscription = self._charge.bus.subscribe()
+        failing = False
+        try:
+            while True:
+                try:
+                    if not self._charge.agreed.is_set():
+                        await self._charge.agree()
+                    await self.rotation.round()
+                except Unavailable as error:
+                    if not failing:
+                        self.audit.record(EventName.STORE_FAILED, what="rotation", reason=str(error))
+                    failing = True
+                else:
+                    if failing:
+                        self.audit.record(EventName.STORE_RESTORED, what="rotation")
+                    failing = False
+                await SYSTEM_CLOCK.sleep(_PAUSE)
+                await subscription.wait(_WAITING if self.rotation.is_waiting else _ROUND)
+        finally:
+            subscription.close()
+
+    async def _prune(self) -> None:
+        await prune(
+            self._charge.issuer,
+            store=self._charge.store,
+            clock=SYSTEM_CLOCK,
+            timing=self._charge.settings.timing,
+            audit=self.audit,
+        )
+
+    def _publication(self, place: Publisher) -> Publication:
+        charge, timing = self._charge, self._charge.settings.timing
+        return Publication(
+            charge.issuer,
+            place=place,
+            metadata=discovery(
+                charge.issuer,
+                algorithm=Algorithm(charge.settings.only.algorithm),
+                grant_types=tuple(GRANTS),
+                max_age=timing.jwks_max_age,
+            ),
+            store=charge.store.keyring,
+            bus=charge.bus,
+            clock=SYSTEM_CLOCK,
+            timing=timing,
+            audit=self.audit,
+        )
