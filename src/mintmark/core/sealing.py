@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from mintmark.core import base64url
+
 _KEY_BYTES: Final = 32
 _ZERO_NONCE: Final = bytes(12)
 _VERSION: Final = b"\x01"
@@ -47,6 +49,22 @@ class SealKey:
         return cls(
             _derive(secret, b"key-encryption key: id")[:_ID_BYTES], _derive(secret, b"key-encryption key")
         )
+
+
+def read_seal_key(content: bytes) -> SealKey:
+    """The key-encryption key in ``content``: 32 bytes as they are, or text of their base64(url) or hex.
+
+    Raises ValueError, which never repeats the content.
+    """
+    if len(content) == SEAL_KEY_BYTES:
+        return SealKey.from_bytes(content)
+    try:
+        written = content.decode("ascii").strip()
+        if len(written) == 2 * SEAL_KEY_BYTES:
+            return SealKey.from_bytes(bytes.fromhex(written))
+        return SealKey.from_bytes(base64url.decode(written.rstrip("=").replace("+", "-").replace("/", "_")))
+    except ValueError:
+        raise ValueError("neither 32 bytes nor their base64 or hex") from None
 
 
 def seal(plaintext: bytes, *, key: SealKey, nonce: bytes, context: bytes) -> bytes:

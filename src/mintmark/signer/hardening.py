@@ -38,12 +38,17 @@ class Profile(Enum):
     """All of it, and no file, network or program any more: import everything first."""
 
 
-def harden(profile: Profile, *, secrets: Collection[str] = ()) -> HardeningReport:
+def harden(
+    profile: Profile, *, secrets: Collection[str] = (), paths: Collection[str] = (), network: bool = False
+) -> HardeningReport:
     """Protect this process for good, and say what worked; call it early, in the only thread.
 
     ``secrets`` names environment variables that hold one: read them first, they are wiped, from the
     block that ``/proc/PID/environ`` shows as well. A program started later is dumpable again until it
     hardens itself, because exec resets that.
+
+    A signer whose keys are in a token needs more: ``paths`` that its module reads and writes, and ``network``
+    where the token is elsewhere. Raises OSError when one of ``paths`` is not there, and nothing otherwise.
     """
     if not sys.platform.startswith("linux"):
         return (Hardened("all", on=False, reason=f"not on {sys.platform}"), *_python_only())
@@ -59,8 +64,8 @@ def harden(profile: Profile, *, secrets: Collection[str] = ()) -> HardeningRepor
     if profile is Profile.SIGNER:
         report += [
             _memory_locked(libc),
-            Hardened("landlock", *sandbox.deny_files(libc)),
-            Hardened("seccomp", *sandbox.deny_calls(libc)),
+            Hardened("landlock", *sandbox.deny_files(libc, paths=paths, network=network)),
+            Hardened("seccomp", *sandbox.deny_calls(libc, network=network)),
         ]
     return tuple(report)
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from typing import Final
 
-from mintmark.errors import SignerUnavailable
+from mintmark.errors import ConfigurationError, SignerUnavailable
 from mintmark.ports.clock import Clock
 from mintmark.signer.client import ControlClient
+from mintmark.signer.custody import NO_CUSTODY, Custody, Fault
 
 _STOPPING: Final = 5.0
 """Real seconds that a signer gets to exit; it has nothing to finish, so this is the machine's time."""
@@ -44,6 +45,7 @@ async def start_signer(
     *,
     clock: Clock,
     rsa_bits: int = 2048,
+    custody: Custody = NO_CUSTODY,
     threads: int | None = None,
     log_level: str = "WARNING",
     log_json: bool = False,
@@ -52,7 +54,8 @@ async def start_signer(
 
     It gets an empty environment, a session of its own (no terminal signals it), standard error, and one
     end of a socket pair. ``threads`` is how many RSA signatures run at once, as many as there are
-    processors by default. Raises SignerUnavailable when it does not come up.
+    processors by default. Of ``custody`` it inherits the descriptors. Raises SignerUnavailable when it does
+    not come up, ConfigurationError where the reason is what ``custody`` gives.
     """
     ours, theirs = socket.socketpair()
     with theirs:
@@ -61,6 +64,7 @@ async def start_signer(
         command += ["--rsa-bits", str(rsa_bits), "--log-level", log_level]
         command += ["--log-json"] if log_json else []
         command += [] if threads is None else ["--threads", str(threads)]
+        command += custody.arguments
         try:
             process = await asyncio.to_thread(
                 subprocess.Popen,
@@ -68,7 +72,7 @@ async def start_signer(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env={},
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *custody.descriptors),
                 start_new_session=True,
             )
         except OSError as error:
@@ -78,6 +82,8 @@ async def start_signer(
     try:
         await signer.control.status()
     except BaseException:
-        await signer.stop()
+        status = await signer.stop()
+        if status in frozenset(Fault):
+            raise ConfigurationError(Fault(status).setting, Fault(status).reason) from None
         raise
     return signer

@@ -19,14 +19,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
-from mintmark.ports.signer import HardeningReport
 from mintmark.signer import hardening
+from mintmark.signer.custody import NETWORK, Custody, Fault, HsmCustody
+from mintmark.signer.keeping import Unusable, take_seals, take_token
 from mintmark.signer.logline import JsonFormatter
 from mintmark.signer.service import SignerService
-from mintmark.system import SUSPEND_CLOCK
+from mintmark.system import SUSPEND_CLOCK, SYSTEM_ENTROPY
 
 _PR_SET_PDEATHSIG: Final = 1
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -37,7 +39,8 @@ log: Final = logging.getLogger("mintmark.signer")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until control closes its channel; the exit status, 0 for that.
 
-    In the waiting parent it returns the child's status, or 128 + N when signal N ended it.
+    A :class:`mintmark.signer.custody.Fault` when something that it was given is of no use. In the waiting
+    parent it returns the child's status, or 128 + N when signal N ended it.
     """
     parser = argparse.ArgumentParser(
         prog="mintmark.signer", description="holds private keys; started by a node"
@@ -45,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("fd", type=int, help="the inherited descriptor of the control channel")
     parser.add_argument("--rsa-bits", type=int, choices=(2048, 3072), default=2048)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    for name in ("seal-key", "seal-key-previous", "hsm-pin"):
+        parser.add_argument(f"--{name}", type=int, help="an inherited descriptor that gives it")
+    parser.add_argument("--hsm-module", help="path of a PKCS#11 module")
+    parser.add_argument("--hsm-token", default="", help="label of its token")
+    parser.add_argument("--hsm-variable", action="append", default=[], help="NAME=VALUE for the module")
+    parser.add_argument("--hsm-allow", action="append", default=[], help='a path left open, or "network"')
     parser.add_argument("--log-level", choices=_LEVELS, default="WARNING")
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     options = parser.parse_args(arguments)
@@ -52,11 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # take it away while requests that were accepted are still to be answered.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    custody = _custody(options)
     hardening.hide_memory()
     parent = os.getpid()
     child = os.fork()
     if child:
-        os.close(options.fd)
+        for inherited in (options.fd, *custody.descriptors):
+            os.close(inherited)
         return _wait_for(child)
     if not _die_with(parent):
         return 1
@@ -67,20 +78,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger().handlers[0].setFormatter(JsonFormatter())
     sock = socket.socket(fileno=options.fd)
     sock.set_inheritable(False)
-    report = hardening.harden(hardening.Profile.SIGNER)
+    try:
+        seals = take_seals(custody, entropy=SYSTEM_ENTROPY)
+        token = take_token(custody.hsm, rsa_bits=options.rsa_bits, clock=SUSPEND_CLOCK)
+    except Unusable as unusable:
+        log.error("%s", unusable)
+        return unusable.fault
+    allow = set() if custody.hsm is None else set(custody.hsm.allow)
+    try:
+        report = hardening.harden(
+            hardening.Profile.SIGNER, paths=sorted(allow - {NETWORK}), network=NETWORK in allow
+        )
+    except OSError:
+        return Fault.HSM_ALLOW
+    service = partial(
+        SignerService,
+        clock=SUSPEND_CLOCK,
+        rsa_bits=options.rsa_bits,
+        threads=options.threads,
+        seals=seals,
+        token=token,
+        hardening=report,
+    )
     for item in report:
         log.log(logging.INFO if item.on else logging.WARNING, "%s: %s", item.name, item.reason)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(sock, options.rsa_bits, options.threads, report), debug=False)
+        asyncio.run(_serve(sock, service), debug=False)
     return 0
 
 
-async def _serve(sock: socket.socket, rsa_bits: int, threads: int, report: HardeningReport) -> None:
+def _custody(options: argparse.Namespace) -> Custody:
+    hsm = None
+    if options.hsm_module is not None:
+        variables = tuple(each.partition("=")[::2] for each in options.hsm_variable)
+        hsm = HsmCustody(
+            module=options.hsm_module,
+            token=options.hsm_token,
+            pin=options.hsm_pin,
+            environment=variables,
+            allow=tuple(options.hsm_allow),
+        )
+    return Custody(seal_key=options.seal_key, seal_key_previous=options.seal_key_previous, hsm=hsm)
+
+
+async def _serve(sock: socket.socket, make: Callable[[], SignerService]) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_say_quietly)
     ended = asyncio.Event()
-    service = SignerService(clock=SUSPEND_CLOCK, rsa_bits=rsa_bits, threads=threads, hardening=report)
-    service.serve_control(sock, ended.set)
+    make().serve_control(sock, ended.set)
     await ended.wait()
     # Threads may be in the middle of a key; nobody waits for it, and the kernel clears the memory.
     logging.shutdown()

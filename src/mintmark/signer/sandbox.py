@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Collection
 from typing import Final
 
 _PR_SET_SECCOMP: Final = 22
@@ -19,10 +20,16 @@ _SECCOMP_MODE_FILTER: Final = 2
 _CREATE_RULESET: Final = 444
 _RESTRICT_SELF: Final = 446
 _RULESET_VERSION: Final = 1
+_ADD_RULE: Final = 445
+_PATH_BENEATH: Final = 1
 # How many rights on files each version of Landlock knows: a kernel refuses a ruleset with a bit that it
 # has never heard of.
 _FS_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+# What a folder that is left open may be used for: no program, no device, no socket is made or run there.
+_USE: Final = sum(1 << bit for bit in (1, 2, 3, 4, 5, 7, 8, 13, 14, 15))
+_USE_FILE: Final = sum(1 << bit for bit in (1, 2, 14, 15))
 _NET_RIGHTS: Final = 0b11  # bind and connect by TCP, from version 4
+_BIND: Final = 0b01
 _SCOPES: Final = 0b11  # abstract Unix sockets and signals outside the sandbox, from version 6
 
 # Numbers by machine: what the filter refuses with EPERM. None of it is used once the signer runs.
@@ -55,6 +62,8 @@ _REFUSED: Final = {
     ),
 }  # fmt: skip
 
+_CONNECTING: Final = frozenset({"socket", "connect"})
+
 # Classic BPF (linux/filter.h), on struct seccomp_data { int nr; u32 arch; … }.
 _LOAD: Final = 0x20
 _JUMP_EQUAL: Final = 0x15
@@ -67,10 +76,12 @@ _KILL: Final = 0x80000000
 _X32: Final = 0x40000000
 
 
-def deny_files(libc: ctypes.CDLL) -> tuple[bool, str]:
-    """Take every file, TCP, and signals to others away from this thread for good; (whether, why).
+def deny_files(libc: ctypes.CDLL, *, paths: Collection[str] = (), network: bool = False) -> tuple[bool, str]:
+    """Take files, TCP, and signals to others away from this thread for good; (whether, why).
 
-    Reads are denied too, so whatever is imported later fails: import first. Needs no_new_privs.
+    All but ``paths``, which stay readable and writable with what is in them; with ``network`` connecting
+    stays too. Reads are denied, so whatever is imported later fails: import first. Needs no_new_privs.
+    Raises OSError when one of ``paths`` is not there.
     """
     version = libc.syscall(_CREATE_RULESET, None, 0, _RULESET_VERSION)
     if version < 1:
@@ -78,7 +89,7 @@ def deny_files(libc: ctypes.CDLL) -> tuple[bool, str]:
     rights = (1 << _FS_RIGHTS[min(version, max(_FS_RIGHTS))]) - 1
     fields = [rights]
     if version >= 4:
-        fields.append(_NET_RIGHTS)
+        fields.append(_BIND if network else _NET_RIGHTS)
     if version >= 6:
         fields.append(_SCOPES)
     attributes = struct.pack(f"={len(fields)}Q", *fields)
@@ -86,25 +97,42 @@ def deny_files(libc: ctypes.CDLL) -> tuple[bool, str]:
     if ruleset < 0:
         return False, f"Landlock refused its rules: {os.strerror(ctypes.get_errno())}"
     try:
+        for path in paths:
+            if not _leave_open(libc, ruleset, path, rights):
+                return False, f"Landlock refused a rule: {os.strerror(ctypes.get_errno())}"
         if libc.syscall(_RESTRICT_SELF, ruleset, 0) != 0:
             return False, f"Landlock would not start: {os.strerror(ctypes.get_errno())}"
     finally:
         os.close(ruleset)
-    denied = "files" + (", TCP" if version >= 4 else "") + (", signals" if version >= 6 else "")
-    return True, f"version {version}: no {denied}"
+    tcp = ", no TCP but to connect" if network else ", no TCP"
+    denied = "no files" + (f" but in {', '.join(paths)}" if paths else "")
+    denied += (tcp if version >= 4 else "") + (", no signals" if version >= 6 else "")
+    return True, f"version {version}: {denied}"
 
 
-def deny_calls(libc: ctypes.CDLL) -> tuple[bool, str]:
+def _leave_open(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> bool:
+    opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        use = (_USE if os.path.isdir(path) else _USE_FILE) & rights
+        # struct landlock_path_beneath_attr is packed.
+        rule = struct.pack("=Qi", use, opened)
+        return bool(libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0) == 0)
+    finally:
+        os.close(opened)
+
+
+def deny_calls(libc: ctypes.CDLL, *, network: bool = False) -> tuple[bool, str]:
     """Refuse the system calls that a signer never makes, for good; (whether, why).
 
     The filter lists what is refused rather than what is allowed: an interpreter's and a C library's
     calls change with their versions, and a signer that dies of a new one would be an outage.
-    Needs no_new_privs.
+    With ``network`` it may make sockets and connect them. Needs no_new_privs.
     """
     machine = platform.machine()
     if machine not in _REFUSED:
         return False, f"no table of system calls for {machine}"
-    architecture, refused = _REFUSED[machine]
+    architecture, listed = _REFUSED[machine]
+    refused = {name: call for name, call in listed.items() if not (network and name in _CONNECTING)}
     steps = [
         # Calls of another architecture have other numbers, so none of them may pass the filter.
         (_LOAD, 0, 0, _ARCHITECTURE),
