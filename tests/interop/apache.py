@@ -79,7 +79,7 @@ def tls_before(issuer: str, folder: Path) -> Iterator[str]:
                     return upstream.get(self.path).raise_for_status()
                 return None
 
-            answer = until(asked, "the issuer answers", patience=10)
+            answer = until(asked, "the issuer answers", patience=30)
             assert answer is not None
             self.send_response(answer.status_code)
             self.send_header("Content-Type", answer.headers["content-type"])

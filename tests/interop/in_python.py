@@ -18,7 +18,7 @@ class PyJwt:
     def __init__(self, guarding: Guarding) -> None:
         self._guarding = guarding
         self._keys = jwt.PyJWKClient(
-            guarding.jwks_uri, lifespan=guarding.cache, cooldown_duration=guarding.cache
+            guarding.jwks_uri, lifespan=guarding.cache, cooldown_duration=guarding.cache, timeout=5
         )
 
     def __call__(self, token: str) -> Said:
@@ -50,9 +50,10 @@ class KeptSet:
     def get(self) -> KeySet:
         """The set; raises what httpx2 raises when there is none."""
         if self._set is None or time.monotonic() >= self._until:
-            answer = httpx2.get(self._guarding.jwks_uri, timeout=10, trust_env=False).raise_for_status()
+            asked_at = time.monotonic()
+            answer = httpx2.get(self._guarding.jwks_uri, timeout=5, trust_env=False).raise_for_status()
             self._set = KeySet.import_key_set(answer.json())
-            self._until = time.monotonic() + self._guarding.cache
+            self._until = asked_at + self._guarding.cache
         return self._set
 
 

@@ -22,6 +22,8 @@ CACHE = 4
 SETTINGS = {
     **CLUSTER,
     "verifier_cache": f"{CACHE}s",
+    # Fetches of most verifiers give up after five seconds, and on a busy machine one may take as long.
+    "propagation": "5s",
     # Keys stay public for six minutes after their last signature, so all of them are at the end.
     "jwks_limit": 60,
 }
