@@ -282,6 +282,15 @@ async def test_ring_whose_row_was_changed_is_mended_by_a_swap(world, change):
     assert (view.ring, view.rejected) == (ring, ())
 
 
+async def test_node_that_somebody_made_up_leaves_with_a_swap(world):
+    """RING-8: its row would stay otherwise, since no such node ever leaves."""
+    row = (await world.copy())[nodes][0]
+    await world.write(insert(nodes).values(**{**row, "node": "node-2", "seen_at": 2**40}))
+    ring = (await world.view()).ring
+    assert await world.store.keyring.swap(1, replace(ring, generation=2))
+    assert [found["node"] for found in (await world.copy())[nodes]] == [_NODE]
+
+
 async def test_beat_mends_the_row_of_its_node(world):
     """RING-8: a node that lives is back with its next heartbeat."""
     await world.write("UPDATE nodes SET address = '6.6.6.6:7'")
@@ -301,10 +310,10 @@ async def test_whole_old_state_cannot_be_told(world):
 
 
 async def test_store_without_the_key_reads_all_and_marks_nothing(world):
-    """RING-8: who has no key is warned by ``marked``, and what it swaps in is there for no one who has."""
+    """RING-8: it is told that it could not check, and what it swaps in is there for nobody who can."""
     other = await world.rig.peer()
     view = await other.keyring.read(ISSUER)
-    assert (kids(view), view.rejected, view.marked) == (["a", "b"], (), True)
+    assert (kids(view), view.rejected, view.unchecked) == (["a", "b"], (), True)
     assert await other.keyring.swap(1, replace(view.ring, generation=2))
     assert [row.kind for row in (await world.view()).rejected] == [RowKind.RING, RowKind.KEY, RowKind.KEY]
 

@@ -172,7 +172,8 @@ class MemoryKeyRing:
                 tuple(member for member in members if member not in strange),
                 now,
                 tuple(rejected),
-                any(key is not None for (of, _), key in self._data.keys.items() if of == issuer),
+                self._shared.marks.key is None
+                and any(key is not None for (of, _), key in self._data.keys.items() if of == issuer),
             )
 
     def _is_ours(self, issuer: Issuer, node: NodeId | None) -> bool:
@@ -198,6 +199,10 @@ class MemoryKeyRing:
             keys = tuple(_raised(key, before.find(key.kid)) for key in ring.keys)
             self._data.rings[ring.issuer] = replace(ring, keys=keys)
             self._data.keys[ring.issuer, None] = self._shared.marks.key
+            for row in [row for row in self._data.members if row[0] == ring.issuer]:
+                if not self._is_ours(*row):
+                    del self._data.members[row]
+                    del self._data.keys[row]
             self._shared.append(ring.issuer, events, at=now)
             return True
 

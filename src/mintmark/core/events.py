@@ -23,6 +23,10 @@ class EventName(StrEnum):
     KEY_LAPSED = "key.lapsed"
     KEY_RETIRED = "key.retired"
     KEY_REVOKED = "key.revoked"
+    KEY_HELD = "key.held"
+    KEY_RELEASED = "key.released"
+    KEY_REMOVED = "key.removed"
+    KIND_SWITCHED = "kind.switched"
     KEY_RESEALED = "key.resealed"
     KEY_SWEPT = "key.swept"
     KEY_UNLOADABLE = "key.unloadable"
@@ -58,6 +62,7 @@ class EventName(StrEnum):
     ADDRESSES_DIFFERED = "addresses.differed"
     REFRESH_REFUSED = "refresh.refused"
     STORE_WENT_BACK = "store.went_back"
+    ROW_REJECTED = "row.rejected"
     LOGIN_FAILED = "login.failed"
     CLIENT_REFUSED = "client.refused"
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - the name of an event
@@ -101,6 +106,7 @@ WARNINGS = frozenset(
         EventName.PEER_TURNED_AWAY,
         EventName.PEER_FAILED,
         EventName.STORE_WENT_BACK,
+        EventName.ROW_REJECTED,
         EventName.FEED_STALE,
         EventName.REQUEST_FAILED,
     }

@@ -54,6 +54,10 @@ class Marks:
         """The mark to write with ``fields``; None where none is written."""
         return None if self.key is None else self.key.mark(table, fields)
 
+    def leaves_unchecked(self, mark: bytes | None) -> bool:
+        """Whether somebody made ``mark``, and nobody here could say who."""
+        return self.key is None and mark is not None
+
     def take(self, mark: bytes | None, table: str, fields: Mapping[str, Value]) -> bool:
         """Whether ``fields`` with this ``mark`` were written by somebody who may."""
         if self.key is None:

@@ -55,8 +55,8 @@ class RingView:
     members: tuple[Member, ...]
     now: NumericDate
     rejected: tuple[RejectedRow, ...] = ()
-    marked: bool = False
-    """Whether any row carries the mark of a cluster's key, this one's or another."""
+    unchecked: bool = False
+    """Whether a row carries the mark of a cluster's key, and this store was given none to check it by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,10 @@ class RingRows:
                 *(RejectedRow(RowKind.KEY, row["kid"]) for row in strange),
                 *(RejectedRow(RowKind.NODE, row["node"], row["seen_at"]) for row in strangers),
             ),
-            marked=any(row["mac"] is not None for row in (*keys, *members, *([ring] if ring else []))),
+            unchecked=any(
+                self._marks.leaves_unchecked(row["mac"])
+                for row in (*keys, *members, *([ring] if ring else []))
+            ),
         )
 
     def _is_ours(self, kind: RowKind, row: Found, ring: Found | None = None) -> bool:
@@ -147,8 +150,16 @@ class RingRows:
         if keys:
             connection.execute(insert(ring_keys), keys)
             connection.execute(insert(key_custody), custody)
+        self._remove_strangers(connection, ring.issuer)
         self._log.append(connection, ring.issuer, events, at=self._time.read(connection))
         return True
+
+    def _remove_strangers(self, connection: Connection, issuer: Issuer) -> None:
+        if self._marks.key is None:
+            return
+        for row in _rows(connection, _MEMBERS, issuer):
+            if not self._is_ours(RowKind.NODE, row):
+                connection.execute(_LEAVE, {"of": issuer, "which": row["node"]})
 
     @staticmethod
     def _take(connection: Connection, expected: int, row: dict[str, Any], former: Found | None) -> bool:
