@@ -9,6 +9,7 @@ from mintmark.core.timing import Timing
 from mintmark.errors import ConfigurationError, StoreUnavailable
 from mintmark.ports.clock import Clock
 from mintmark.ports.keyring import FORGOTTEN_AFTER, KeyRingStore, RingView, StoredTiming
+from mintmark.server.rejection import check_cluster_key
 from mintmark.units import Issuer, NodeId, NumericDate
 
 _ATTEMPTS: Final = 8
@@ -20,11 +21,13 @@ async def agree(store: KeyRingStore, issuer: Issuer, timing: Timing, *, clock: C
 
     The first node writes its own. A node that starts while no other is live replaces what is there: keys
     keep the ``publish_until`` that was right when they signed, so no token is cut short. A node that
-    starts beside others must agree: raises ConfigurationError, which names each setting that differs.
+    starts beside others must agree: raises ConfigurationError, which names each setting that differs; also
+    where they have another ``cluster_key``.
 
     Where settings differ and other nodes have left traces, it takes some seconds to tell: a heartbeat that
     is old proves nothing after an outage of the store, and a young one nothing after a power cut.
     """
+    check_cluster_key(await store.read(issuer))
     document = msgspec.json.encode(timing)
     for _ in range(_ATTEMPTS):
         stored = await store.timing(issuer)

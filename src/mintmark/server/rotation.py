@@ -44,6 +44,7 @@ from mintmark.server.audit import Audit
 from mintmark.server.custody import Custody
 from mintmark.server.evidence import Evidence
 from mintmark.server.leaving import Leaving
+from mintmark.server.rejection import Rejections
 from mintmark.units import Issuer, Kid, NodeId, NumericDate
 
 _BEAT_EVERY: Final = 2.0
@@ -102,6 +103,7 @@ class Rotation:
         self._audit = audit
         self._served_generation = served
         self._alarms = Alarms(clock=clock, audit=audit)
+        self._rejections = Rejections(audit)
         self._custody = Custody(
             issuer,
             node=node,
@@ -170,6 +172,7 @@ class Rotation:
         before = self._clock.now()
         view = await self._store.read(self._issuer)
         self._offset = membership.offset(before, view.now, self._clock.now())
+        self._rejections.note(view)
         return view
 
     async def answered(self) -> None:
