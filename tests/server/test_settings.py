@@ -62,6 +62,8 @@ def test_description_can_be_written_back_as_a_file():
             "listen": "[::1]:80",
             "session_ttl": "2000h",
             "cluster_key": r'command:/bin/pass "a\ b"',
+            "seal_key": "env:SEAL_KEY",
+            "hsm_allow": ["/var/lib/softhsm", "network"],
         },
         {},
     )
@@ -365,7 +367,7 @@ def test_password_of_the_store_is_not_shown(store):
         ("algorithm", "rs256", "must be"),
         ("rsa_bits", 1024, "must be 2048 or 3072"),
         ("rsa_bits", "2048", "must be a whole number, not text"),
-        ("key_mode", "shared", '"shared" is not available yet'),
+        ("key_mode", "central", "must be"),
         ("workers", 1.0, "must be a whole number, not a number"),
         ("access_ttl", 900, "has no unit"),
         ("access_ttl", "0s", 'must be from "1s" to "1d"'),

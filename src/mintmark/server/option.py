@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mintmark.core.algorithm import Algorithm
+from mintmark.core.key import KeyMode
 from mintmark.core.timing import Timing
+from mintmark.server.key_setting import assignment, module_path, reachable, token_label
 from mintmark.server.setting import (
     AUTO,
+    NONE,
     Kind,
     address,
     auto_or,
@@ -101,10 +104,54 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key(
         "key_mode",
-        choice("own", later=("shared", "hsm")),
+        choice(*KeyMode),
         "own",
-        "Who holds signing keys. With `own` each node makes its own and keeps it in memory.",
+        "Who holds signing keys. With `own` each node makes its own and keeps it in memory. With `shared` "
+        "all nodes sign with one key, which the store has sealed under `seal_key`. With `hsm` all nodes sign "
+        "with one key that never leaves the token of `hsm_module`. What the store says goes before this: "
+        "`mintmark keys switch` changes it.",
         of_issuer=True,
+    ),
+    Key(
+        "seal_key",
+        secret_source(),
+        NONE,
+        "Where the key-encryption key of shared keys is read from: 32 random bytes, or text of their base64 "
+        "or hex. The same on every node, and never in the store.",
+    ),
+    Key(
+        "seal_key_previous",
+        secret_source(),
+        NONE,
+        "The `seal_key` that was, while it is being replaced: it opens what it sealed and seals nothing new.",
+    ),
+    Key(
+        "hsm_module",
+        module_path(),
+        NONE,
+        "The PKCS#11 module of the token that keeps keys: a shared library, like "
+        "`/usr/lib/softhsm/libsofthsm2.so`. Needs the extra `hsm`.",
+    ),
+    Key("hsm_token", token_label(), NONE, "The label of the token."),
+    Key(
+        "hsm_pin",
+        secret_source(),
+        NONE,
+        "Where the user's PIN of the token is read from. One that is refused is not tried again before a "
+        "restart, because tokens lock.",
+    ),
+    Key(
+        "hsm_environment",
+        list_of(assignment()),
+        [],
+        "Variables for the module, which sees nothing else of the environment.",
+    ),
+    Key(
+        "hsm_allow",
+        list_of(reachable()),
+        [],
+        "Files and folders that the module reads and writes while it works, and `network` where the token is "
+        "reached through sockets. The signer's sandbox keeps everything else closed.",
     ),
     Key(
         "algorithm",

@@ -17,6 +17,7 @@ from typing import Any, Final
 from mintmark.core.timing import CROWDED_JWKS, Timing, broken_rules
 from mintmark.errors import ConfigurationError, ConfigurationErrors
 from mintmark.server.issuers import TABLES, IssuerSettings, Place, read_tables
+from mintmark.server.key_setting import custody_mistakes
 from mintmark.server.option import KEYS, PREFIX, Key
 from mintmark.server.setting import NONE, Address, SecretSource, masked, shown
 from mintmark.units import Issuer, Seconds, format_duration
@@ -52,6 +53,13 @@ class Settings:
     listen: Address
     workers: int
     trusted_proxies: tuple[str, ...]
+    seal_key: SecretSource | None
+    seal_key_previous: SecretSource | None
+    hsm_module: str | None
+    hsm_token: str | None
+    hsm_pin: SecretSource | None
+    hsm_environment: tuple[str, ...]
+    hsm_allow: tuple[str, ...]
     rsa_bits: int
     cold_start: str
     handover: Seconds
@@ -185,6 +193,11 @@ def read(
     mistakes += _contradictions(timing, wrong, sources)
     if "cluster_key" not in wrong and values.get("cluster_key_also") and values["cluster_key"] is None:
         mistakes.append(_mistake("cluster_key_also", "needs a `cluster_key` beside it", sources))
+    if not mistakes:
+        mistakes += [
+            _mistake(key if key in sources else TABLES, reason, sources, spoken=key)
+            for key, reason in custody_mistakes(values, [(one.key_mode, one.algorithm) for one in issuers])
+        ]
     if mistakes:
         raise ConfigurationErrors(tuple(mistakes))
     values["store"] = _placed(values["store"], folder)
@@ -286,10 +299,13 @@ def _contradictions(
             yield _mistake(key, rule.message, sources)
 
 
-def _mistake(key: str, reason: str, sources: Mapping[str, str]) -> ConfigurationError:
+def _mistake(
+    key: str, reason: str, sources: Mapping[str, str], *, spoken: str | None = None
+) -> ConfigurationError:
+    """At the place of ``key``; about ``spoken``, where the two differ."""
     source = sources[key]
-    where = "environment" if source == _BY_NAME[key].variable else source
-    return ConfigurationError(source if where == "environment" else key, reason, where=where)
+    where = "environment" if key in _BY_NAME and source == _BY_NAME[key].variable else source
+    return ConfigurationError(source if where == "environment" else spoken or key, reason, where=where)
 
 
 def _warnings(timing: Timing, sources: Mapping[str, str]) -> Iterable[str]:
