@@ -520,12 +520,15 @@ async def test_first_key_of_an_issuer_is_waited_for_and_not_for_ever():
 
 
 async def test_what_is_wrong_with_the_node_counts_for_every_issuer():
-    """Leaving, or without its signer, a node takes no requests for anybody."""
+    """Leaving, or with no signer for any issuer, a node takes no requests for anybody."""
     async with two(HERE, THERE) as found:
         found.other.services.health.leave()
         assert (await readiness(found))[0] == ["leaving"]
     async with two(HERE, THERE) as found:
+        assert await readiness(found) == ([], [], [])
         found.one.signer.close()
+        assert await readiness(found) == ([], ["signer_away"], [])
+        found.other.signer.close()
         assert (await readiness(found))[0] == ["signer_away"]
 
 

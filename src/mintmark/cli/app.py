@@ -53,6 +53,12 @@ def _launch(
             help="The configuration file; else `$MINTMARK_CONFIG`, else `mintmark.toml` if there is one."
         ),
     ] = None,
+    issuer: Annotated[
+        str | None,
+        Parameter(
+            help="The issuer that the command is about, by its URL; needed where `[[issuers]]` names several."
+        ),
+    ] = None,
     json: Annotated[
         bool, Parameter(help="Answer with one JSON document.", negative=(), show_default=False)
     ] = False,
@@ -60,7 +66,7 @@ def _launch(
 ) -> int:
     """Run the command in ``tokens`` and ``rest``, whatever stands between the options of all commands."""
     command, bound, ignored = app.parse_args([*tokens, *rest], exit_on_error=False, print_error=False)
-    invocation = Invocation(config=config, output=Output(as_json=json))
+    invocation = Invocation(config=config, issuer=issuer, output=Output(as_json=json))
     result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(ignored, invocation))
     if inspect.iscoroutine(result):
         result = asyncio.run(result)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -27,13 +28,6 @@ _HEAD: Final = f"""\
 
 def init(
     *,
-    issuer: Annotated[
-        str | None,
-        Parameter(
-            help="The issuer's URL: `iss` of every token, and what verifiers are given. On a terminal it is "
-            f"asked for; elsewhere it is `{_DEFAULTS['issuer']}`, which is for trying out on one machine."
-        ),
-    ] = None,
     store: Annotated[
         str | None,
         Parameter(help=f"The database; `{_DEFAULTS['store']}` beside the configuration where none is given."),
@@ -43,16 +37,21 @@ def init(
     """Write a commented `mintmark.toml` and create the database.
 
     The file is the one that `--config` names. One that exists is never overwritten.
+
+    `--issuer` is the issuer's URL: `iss` of every token, and what verifiers are given. On a terminal it is
+    asked for; elsewhere it is one for trying out on this machine. Further issuers are tables of `[[issuers]]`
+    that are written into the file by hand.
     """
     path = given.config or Path(given.environ.get("MINTMARK_CONFIG") or DEFAULT_FILE)
     # Asked for before anything else, so that nobody answers questions for nothing.
     if os.path.lexists(path):
         raise Conflict(f"{shown(str(path), limit=4096)} exists already; it is left as it is")
-    chosen = {"issuer": issuer or _asked(), "store": store or str(_DEFAULTS["store"])}
+    chosen = {"issuer": given.issuer or _asked(), "store": store or str(_DEFAULTS["store"])}
     settings = _checked(chosen)
     _create(path, _text(settings))
     try:
-        used = asyncio.run(_begin(given))
+        # A variable may name another issuer, and wins as it will from now on.
+        used = asyncio.run(_begin(replace(given, issuer=None)))
     except MintmarkError:
         # Without its database it is not begun: the next attempt must not find a file in its way.
         path.unlink(missing_ok=True)

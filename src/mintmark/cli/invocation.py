@@ -15,11 +15,13 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from mintmark.cli.output import Output
+from mintmark.cli.status import Misused
 from mintmark.errors import NotFound
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.store import Store
 from mintmark.server.accounts import Accounts
 from mintmark.server.audit import Audit
+from mintmark.server.setting import shown
 from mintmark.server.settings import Settings, load
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
@@ -38,24 +40,43 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invocation:
-    """One run of a command. ``config`` is the option ``--config``."""
+    """One run of a command. ``config`` is the option ``--config``, ``issuer`` is ``--issuer``."""
 
     output: Output
     config: Path | None = None
+    issuer: str | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     clock: Clock = SYSTEM_CLOCK
     entropy: Entropy = SYSTEM_ENTROPY
 
     def settings(self) -> Settings:
-        """What was configured; raises ConfigurationErrors."""
+        """What was configured, for the one issuer that the command is about.
+
+        Raises ConfigurationErrors; Misused where it does not say which one of several, or names another.
+        """
+        configured = load(self.config, self.environ)
+        listed = ", ".join(one.issuer for one in configured.issuers)
+        if self.issuer is None:
+            if len(configured.issuers) > 1:
+                raise Misused(f"--issuer is missing: this command is about one issuer of {listed}")
+            return configured
+        try:
+            return configured.of(self.issuer)
+        except LookupError:
+            raise Misused(f'--issuer: "{shown(self.issuer)}" is none of those configured: {listed}') from None
+
+    def of_node(self) -> Settings:
+        """What was configured, for a command about the whole node; raises ConfigurationErrors, Misused."""
+        if self.issuer is not None:
+            raise Misused("--issuer: this command is about all issuers of the node")
         return load(self.config, self.environ)
 
     @contextlib.asynccontextmanager
     async def open(self, *, create: bool = False) -> AsyncIterator[Opened]:
         """The store and the use cases on it, until the block ends.
 
-        Raises ConfigurationErrors, Unavailable; and, unless ``create``, NotFound for a database file that
-        does not exist: to list or to end something in a new one is a mistake about the folder.
+        Raises ConfigurationErrors, Misused, Unavailable; and, unless ``create``, NotFound for a database file
+        that does not exist: to list or to end something in a new one is a mistake about the folder.
         """
         settings = self.settings()
         path = sqlite_file(settings)

@@ -9,7 +9,7 @@ from mintmark.cli.invocation import Given
 
 def serve(*, given: Given) -> int:
     """Run a node until it is told to leave (SIGTERM or Ctrl-C; a second one leaves at once)."""
-    settings = given.settings()
+    settings = given.of_node()
     for warning in settings.warnings:
         given.output.note(f"mintmark: warning: {warning}")
     from mintmark.node.control import serve as run_node  # noqa: PLC0415 - all of the server

@@ -16,7 +16,7 @@ from cyclopts.exceptions import (
 from mintmark.cli.status import nearest, printable
 from mintmark.server.setting import shown
 
-_EVERYWHERE = ("--config", "--json", "--help", "-h")
+_EVERYWHERE = ("--config", "--issuer", "--json", "--help", "-h")
 """Options that every command has."""
 
 

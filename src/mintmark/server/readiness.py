@@ -17,8 +17,8 @@ from mintmark.server.health import Reason
 from mintmark.server.services import Services
 from mintmark.units import Issuer
 
-_OF_NODE: Final = frozenset({Reason.LEAVING, Reason.CLOCK_OFF, Reason.SIGNER_AWAY})
-"""What is the same for every issuer."""
+_OF_NODE: Final = frozenset({Reason.LEAVING, Reason.CLOCK_OFF})
+"""What is the same for every issuer. A signer can be away for one alone: for that of a lost token."""
 
 
 @dataclass(frozen=True, slots=True)
