@@ -19,6 +19,7 @@ from mintmark.core.events import EventName
 from mintmark.errors import SignerUnavailable
 from mintmark.node import logs
 from mintmark.node.children import Worker, start_worker
+from mintmark.node.custody import open_custody
 from mintmark.node.link import Assignment
 from mintmark.node.listener import listen, own_url
 from mintmark.node.store import open_bus, open_places, open_store
@@ -173,13 +174,15 @@ class _Node:
     async def _start(self) -> _Running:
         settings = self._settings
         node = NodeId(base64url.encode(SYSTEM_ENTROPY.token_bytes(16)))
-        signer = await start_signer(
-            clock=SYSTEM_CLOCK,
-            rsa_bits=settings.rsa_bits,
-            # What it says at level info is of interest to who looks for a fault.
-            log_level="DEBUG" if settings.log_level == "debug" else "WARNING",
-            log_json=logs.as_json(settings),
-        )
+        async with open_custody(settings) as custody:
+            signer = await start_signer(
+                clock=SYSTEM_CLOCK,
+                rsa_bits=settings.rsa_bits,
+                custody=custody,
+                # What it says at level info is of interest to who looks for a fault.
+                log_level="DEBUG" if settings.log_level == "debug" else "WARNING",
+                log_json=logs.as_json(settings),
+            )
         workers: list[Worker] = []
 
         def served(issuer: Issuer) -> int:
