@@ -18,7 +18,9 @@ import obstore
 import pytest
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
-from tests.cluster.running import free_ports, until
+from tests.cluster.running import until
+
+from mintmark.cli.demonstration.loopback import free_ports
 
 ACCESS_KEY = "AKIDFORTESTS"
 SECRET_KEY = "not-a-secret-but-long-enough"

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 from tests.cli.command_line import PASSWORD, CommandLine, Result
-from tests.cluster.running import free_ports
 
+from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.core.timing import Timing
 from mintmark.server.diagnosis.finding import Check
 from mintmark.signer.hardening import Profile

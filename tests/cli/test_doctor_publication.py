@@ -13,8 +13,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.cluster.running import free_ports
 
+from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.key import Key, KeyState
 from mintmark.core.keyring import Ring

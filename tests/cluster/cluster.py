@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from tests.cluster.running import SHORT, Reachable, RunningNode, alive, children_of, free_ports, until
+from tests.cluster.running import SHORT, Reachable, RunningNode, alive, children_of, until
 
 from mintmark.cli.demonstration.front import Backend, Front, running_front
+from mintmark.cli.demonstration.loopback import free_ports
 
 CLUSTER = {
     **SHORT,

@@ -1,11 +1,9 @@
 """A real node for tests: ``mintmark serve`` in a temporary folder, on free ports, with short timings."""
 
 import contextlib
-import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
+
+from mintmark.cli.demonstration.loopback import free_ports
 
 PASSWORD = "correct horse battery staple"
 SHORT = {
@@ -28,11 +28,6 @@ SHORT = {
     "feed_bound": "30s",
 }
 PATIENCE = 60.0
-
-_FIRST_PORT = 10_000
-_SLICES = 16
-_LEAST_SLICE = 500
-_NUMBERS = itertools.count(os.getpid() * 101)
 
 # Root may read anything, so against root nothing would be proved. The interpreter may lie where nobody else
 # can read it: the one right that is kept is to read files, by attacked and attacker alike.
@@ -57,26 +52,6 @@ def until(
             raise AssertionError(f"in {patience:.0f} s it did not happen that {what}\n{log()}")
         time.sleep(0.02)
     return value
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on just now, and nobody gets from the kernel unasked.
-
-    Between this and the node's listening, and while a node restarts, whoever asks for any port could be
-    given one of those that the kernel hands out; another test process looks in a slice of its own.
-    """
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SLICES
-    size = (lowest - _FIRST_PORT) // _SLICES
-    found: list[int] = []
-    with contextlib.ExitStack() as stack:
-        while len(found) < count:
-            port = 0 if size < _LEAST_SLICE else _FIRST_PORT + worker * size + next(_NUMBERS) % size
-            sock = stack.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                sock.bind(("127.0.0.1", port))
-                found.append(sock.getsockname()[1])
-    return found
 
 
 def children_of(pid: int) -> list[int]:
@@ -124,9 +99,8 @@ class Reachable:
         return answer
 
     def log_in(self) -> dict[str, Any]:
-        answer = self.log_in_with(self.http)
-        assert answer.status_code == 201, answer.text
-        return dict(answer.json())
+        """The tokens of a new session, asked for again while the answer is «later», as on a busy machine."""
+        return dict(self.asked(lambda: self.log_in_with(self.http), 201).json())
 
     def refresh(self, refresh_token: str) -> httpx2.Response:
         return self.refresh_with(self.http, refresh_token)

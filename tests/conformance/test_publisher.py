@@ -6,11 +6,11 @@ from pathlib import Path
 import obstore
 import pytest
 from obstore.store import S3Store
-from tests.cluster.running import free_ports
 from tests.s3 import BUCKET, S3Server, environ
 
 from mintmark.adapters.memory_publisher import MemoryPublisher
 from mintmark.adapters.registry import PUBLISHERS, make_publisher
+from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.ports.publisher import Found, Publisher
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.testing.conformance.publisher import PublisherConformance, PublisherRig

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from scripts.reference import texts_of_members
-from tests.cluster.running import free_ports
 
+from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.server.diagnosis.finding import Check
 
 PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "how-to" / "diagnose-a-node.md").read_text(

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cluster.running import children_of, free_ports
+from tests.cluster.running import children_of
+
+from mintmark.cli.demonstration.loopback import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

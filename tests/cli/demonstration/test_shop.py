@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import httpx2
 import pytest
 
-from mintmark.cli.demonstration.program import DemoFailed, free_ports
+from mintmark.cli.demonstration.program import DemoFailed
 from mintmark.cli.demonstration.shop import Shop, Traffic
-from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing import FakeIssuer
 
 Answer = Callable[[httpx2.Request], httpx2.Response]
@@ -101,10 +100,3 @@ async def reports(traffic: Traffic) -> None:
         while True:
             await traffic.report()
             await asyncio.sleep(0.01)
-
-
-async def test_ports_are_not_those_that_anybody_gets():
-    """A node's port lies below those that the kernel gives away, so that it is free when the node is back."""
-    ports = free_ports(20, SYSTEM_ENTROPY)
-    assert len(set(ports)) == 20
-    assert all(20_000 <= port < 32_000 for port in ports)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final, Self
 
 from mintmark.cli.demonstration.front import Backend, Front, running_front
+from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.cli.demonstration.postgresql import PostgresqlServer
-from mintmark.cli.demonstration.program import PATIENCE, DemoFailed, Program, free_ports, until_refused
+from mintmark.cli.demonstration.program import PATIENCE, DemoFailed, Program, until_refused
 from mintmark.core.timing import Timing
-from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from mintmark.system import SYSTEM_CLOCK
 from mintmark.units import Seconds, format_duration
 
 STORES: Final = ("sqlite", "postgresql")
@@ -65,7 +66,7 @@ class Cluster:
         self._folder = folder
         self._store = store
         self._stack = contextlib.AsyncExitStack()
-        self._ports = dict(zip(_NAMES, free_ports(len(_NAMES), SYSTEM_ENTROPY), strict=True))
+        self._ports = dict(zip(_NAMES, free_ports(len(_NAMES)), strict=True))
         self._server: PostgresqlServer | None = None
         self._front: Front | None = None
         self.issuer = ""

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Final, Self
 
-from mintmark.cli.demonstration.program import free_ports
+from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.errors import MintmarkError
 from mintmark.ports.clock import Entropy
 from mintmark.system import SYSTEM_ENTROPY

@@ -1,24 +1,18 @@
 """The programs of the demo: each a process of its own, with its own log, ended with the demo."""
 
 import asyncio
-import contextlib
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from mintmark.ports.clock import Entropy
 from mintmark.system import SYSTEM_CLOCK
 
 PATIENCE: Final = 120.0
 """Seconds for whatever must happen, on a machine that is busy."""
 
 _LEAVING: Final = 1.0
-_LOWEST_PORT: Final = 20_000
-_PORTS: Final = 12_000
-"""Below what the kernel gives to whoever wants any port: a node that restarts finds its own free."""
 
 
 class DemoFailed(Exception):
@@ -106,17 +100,6 @@ class Program:
         while (status := self._process.poll()) is None and SYSTEM_CLOCK.monotonic() < deadline:
             await SYSTEM_CLOCK.sleep(0.02)
         return status
-
-
-def free_ports(count: int, entropy: Entropy) -> list[int]:
-    """Ports of loopback that nobody listens on, and that nobody gets who asks for any port."""
-    found: list[int] = []
-    while len(found) < count:
-        port = _LOWEST_PORT + int.from_bytes(entropy.token_bytes(4)) % _PORTS
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            found += [port] if port not in found else []
-    return found
 
 
 async def until_refused(port: int) -> None:

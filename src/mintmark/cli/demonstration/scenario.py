@@ -19,7 +19,8 @@ from typing import Final
 import httpx2
 
 from mintmark.cli.demonstration.cluster import TIMING, Cluster
-from mintmark.cli.demonstration.program import PATIENCE, DemoFailed, Program, Timeline, free_ports
+from mintmark.cli.demonstration.loopback import free_ports
+from mintmark.cli.demonstration.program import PATIENCE, DemoFailed, Program, Timeline
 from mintmark.cli.demonstration.shop import (
     AUDIENCE,
     CLIENT_ID,
@@ -46,7 +47,7 @@ class _Demo:
         # A new password each time: nothing that the demo leaves behind opens anything.
         self._password = SYSTEM_ENTROPY.token_bytes(18).hex()
         self._keys: dict[str, str] = {}
-        port = free_ports(1, SYSTEM_ENTROPY)[0]
+        port = free_ports(1)[0]
         self._shop = Shop(cluster.issuer, f"http://127.0.0.1:{port}", self._password, http)
         self._service = Program(
             "the service", "mintmark.cli.demonstration.service", cluster.issuer, AUDIENCE, str(port),
