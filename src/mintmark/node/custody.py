@@ -7,6 +7,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
+from mintmark.core.key import KeyMode
 from mintmark.errors import ConfigurationError, SignerUnavailable
 from mintmark.server.setting import SecretForm, SecretSource
 from mintmark.server.settings import Settings
@@ -46,6 +47,12 @@ async def open_custody(
             # What the signer says of an answer that never came is not the cause.
             await sources.check()
             raise
+
+
+def modes_of(settings: Settings) -> frozenset[KeyMode]:
+    """What keys a signer with this custody can hold; any of them, for a switch may come."""
+    given = {KeyMode.OWN: True, KeyMode.SHARED: settings.seal_key, KeyMode.HSM: settings.hsm_module}
+    return frozenset(mode for mode, needed in given.items() if needed is not None)
 
 
 def secret_variables(settings: Settings) -> frozenset[str]:

@@ -15,6 +15,7 @@ from mintmark.core.events import EventName
 from mintmark.core.key import KeyKind, KeyMode
 from mintmark.errors import ConfigurationError, Unavailable
 from mintmark.grants import GRANTS
+from mintmark.node.custody import modes_of
 from mintmark.ports.bus import Bus
 from mintmark.ports.proof import PublicReader
 from mintmark.ports.publisher import Publisher
@@ -113,6 +114,7 @@ class Upkeep:
             charge.issuer,
             node=node,
             kind=KeyKind(KeyMode(one.key_mode), Algorithm(one.algorithm)),
+            modes=modes_of(settings),
             store=charge.store.keyring,
             signer=signer,
             reader=charge.reader,
