@@ -1,6 +1,7 @@
 """The worker processes of a node: started with what they need, watched, and ended."""
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from mintmark.node.custody import secret_variables
 from mintmark.node.link import Assignment, Line, Served, encode_assignment
 from mintmark.ports.signer import SignerControl
 from mintmark.units import Issuer
@@ -58,12 +60,15 @@ async def start_worker(assignment: Assignment, *, listening: socket.socket, sign
     """
     signing = await signer.attach()
     ours, theirs = socket.socketpair()
+    withheld = secret_variables(assignment.settings)
     with signing, theirs:
         descriptors = (listening.fileno(), signing.fileno(), theirs.fileno())
         process = await asyncio.to_thread(
             subprocess.Popen,
             [sys.executable, "-m", "mintmark.node.worker", *map(str, descriptors)],
             stdin=subprocess.DEVNULL,
+            # What is the signer's alone is in no process that requests reach.
+            env={name: value for name, value in os.environ.items() if name not in withheld},
             pass_fds=descriptors,
             process_group=0,
         )
