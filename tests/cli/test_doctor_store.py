@@ -3,25 +3,25 @@
 import dataclasses
 
 import pytest
+from sqlalchemy import make_url
+from tests.registry import PATIENT
 
 from mintmark.adapters.sql import postgres
+from mintmark.adapters.sql.postgres import PostgresStore
 from mintmark.cli.demonstration.postgresql import PostgresqlServer
 from mintmark.errors import StoreUnavailable
 from mintmark.node.examination.store import look_at_store, place_of
-from mintmark.server.settings import Settings, read
+from mintmark.server.settings import read
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
-from mintmark.units import NumericDate
+from mintmark.units import NodeId, NumericDate
 
 
-def settings(url: str) -> Settings:
-    return dataclasses.replace(read({}, {}), store=url)
-
-
-async def looked(url: str, clock=SYSTEM_CLOCK):
+async def looked(url: str, clock=SYSTEM_CLOCK, **configured: str):
     left = 20
     while True:
-        found = await look_at_store(settings(url), clock=clock, entropy=SYSTEM_ENTROPY)
+        given = dataclasses.replace(read(configured, {}), store=url)
+        found = await look_at_store(given, clock=clock, entropy=SYSTEM_ENTROPY)
         by_check = {str(finding.check): finding for finding in found.findings}
         left -= 1
         # A machine that does much else may take longer than anybody's patience.
@@ -66,9 +66,26 @@ async def test_database_of_a_node_is_read(database: str):
     assert {check: one.found for check, one in found.items() if one.verdict != "ok"} == {
         "store.mode": "no file",
         "store.space": "no file",
+        "store.rows": "no cluster_key: whoever can write the database can add a signing key of his own",
     }
     assert view.ring is not None
     assert view.ring.keys == ()
+
+
+async def test_rows_are_checked_with_the_clusters_key(database: str, monkeypatch: pytest.MonkeyPatch):
+    """Those of a node without it are a failure, and so is a secret that cannot be read."""
+    await make(database)
+    store = PostgresStore(make_url(database), entropy=SYSTEM_ENTROPY, bounds=PATIENT)
+    await store.open()
+    await store.keyring.beat(read({}, {}).issuer, NodeId("other"), ring_generation=0)
+    await store.close()
+    monkeypatch.setenv("CLUSTER", "x" * 16)
+    found, _ = await looked(database, cluster_key="env:CLUSTER")
+    assert found["store.rows"].verdict == "failed"
+    assert "node other" in found["store.rows"].found
+    found, _ = await looked(database, cluster_key="env:NOT_THERE")
+    assert found["store.rows"].verdict == "failed"
+    assert "no such variable" in found["store.rows"].found
 
 
 @pytest.mark.parametrize(("off", "verdict"), [(-3600, "failed"), (3600, "failed")])

@@ -10,9 +10,9 @@ import pytest
 from mintmark.core.key import Activation, Key, KeyState
 from mintmark.core.keyring import Member, Ring
 from mintmark.core.timing import Timing
-from mintmark.ports.keyring import RingView, StoredTiming
+from mintmark.ports.keyring import RejectedRow, RingView, RowKind, StoredTiming
 from mintmark.server.diagnosis import store
-from mintmark.server.diagnosis.finding import Check, Verdict
+from mintmark.server.diagnosis.finding import Check, Finding, Verdict
 from mintmark.server.diagnosis.store import NO_SPACE, Place
 from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
 
@@ -248,3 +248,42 @@ def test_key_set_is_measured_against_gateways_and_the_limit(count, verdict):
     """From sixteen keys on gateways may refuse the set, and at the limit no key follows."""
     keys = [key(f"k{n}", state=KeyState.PASSIVE) for n in range(count)]
     assert store.of_jwks(view(*keys), TIMING).verdict is verdict
+
+
+# --- who wrote the rows ------------------------------------------------------------------------------
+
+
+def rows(seen: RingView, *, keyed: bool = False, replacing: bool = False, is_file: bool = True) -> Finding:
+    return store.of_rows(seen, keyed=keyed, replacing=replacing, is_file=is_file)
+
+
+def test_store_that_nodes_share_wants_a_cluster_key():
+    """A server, or a second live node, is enough for a warning; one node on its own file is not."""
+    assert rows(view(live="a")).verdict is Verdict.OK
+    for shared in (rows(view(live="ab")), rows(view(live="a"), is_file=False)):
+        assert shared.verdict is Verdict.WARNING
+        assert "no cluster_key" in shared.found
+    assert rows(view(live="ab"), keyed=True, is_file=False).verdict is Verdict.OK
+
+
+def test_second_key_of_the_cluster_is_for_a_while():
+    """While rows are taken that another wrote, that is said."""
+    assert rows(view(), keyed=True, replacing=True).verdict is Verdict.WARNING
+
+
+def test_rows_that_nobody_here_can_check_are_a_warning():
+    """The others have a key, and this configuration has none."""
+    assert "none here" in rows(dataclasses.replace(view(live="a"), unchecked=True)).found
+
+
+def test_rejected_rows_are_a_failure_and_named():
+    """With what they are of and the names that they claim, cut after three, and escaped."""
+    names = ("a", "b\x1b[31m", "c", "d")
+    found = rows(
+        dataclasses.replace(view(), rejected=tuple(RejectedRow(RowKind.KEY, name) for name in names)),
+        keyed=True,
+    )
+    assert found.verdict is Verdict.FAILED
+    assert "4 rows" in found.found
+    assert found.found.endswith("key c and 1 more")
+    assert found.found.isprintable()

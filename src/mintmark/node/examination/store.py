@@ -10,7 +10,8 @@ from typing import Final
 from mintmark.adapters.sql.examine import Examined, examine
 from mintmark.adapters.sql.migrate import SchemaState
 from mintmark.core.keyring import Ring
-from mintmark.errors import MintmarkError, StoreDamaged
+from mintmark.errors import ConfigurationError, MintmarkError, StoreDamaged
+from mintmark.node.secret import read_marks
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.keyring import RingView
 from mintmark.server.diagnosis import store
@@ -46,7 +47,11 @@ async def look_at_store(settings: Settings, *, clock: Clock, entropy: Entropy) -
         why = "there is no database yet" if reach.verdict is Verdict.OK else "the database is not usable"
         return Looked(_completed(findings, subject, why))
     try:
-        found = await examine(settings.store, settings.issuer, clock=clock, entropy=entropy)
+        marks = await read_marks(settings)
+        found = await examine(settings.store, settings.issuer, clock=clock, entropy=entropy, marks=marks)
+    except ConfigurationError as error:
+        findings.append(store.of_unreadable_key(error.reason))
+        return Looked(_completed(findings, subject, "the key of the cluster cannot be read"))
     except StoreDamaged as error:
         findings.append(store.of_damage(subject, str(error)))
         return Looked(_completed(findings, subject, "the database is not usable"))
@@ -75,7 +80,8 @@ async def look_at_store(settings: Settings, *, clock: Clock, entropy: Entropy) -
 async def read_ring(settings: Settings, *, clock: Clock, entropy: Entropy) -> Ring | None:
     """The ring as it is now; None where it cannot be read."""
     try:
-        found = await examine(settings.store, settings.issuer, clock=clock, entropy=entropy)
+        marks = await read_marks(settings)
+        found = await examine(settings.store, settings.issuer, clock=clock, entropy=entropy, marks=marks)
     except MintmarkError:
         return None
     return None if found.view is None else found.view.ring
@@ -91,6 +97,12 @@ def _of_rows(settings: Settings, found: Examined, view: RingView, *, live: int) 
     return (
         clock,
         store.of_timing(found.timing, timing, live=live),
+        store.of_rows(
+            view,
+            keyed=settings.cluster_key is not None,
+            replacing=settings.cluster_key_also is not None,
+            is_file=settings.store.startswith(_FILE),
+        ),
         store.of_nodes(view),
         store.of_keys(view),
         store.of_rotation(view, timing),

@@ -59,6 +59,8 @@ class Check(StrEnum):
     """The clock of this machine and that of the store agree within `clock_skew`."""
     STORE_TIMING = "store.timing"
     """The timing settings in the store are those of this configuration."""
+    STORE_ROWS = "store.rows"
+    """Every row of the ring was written by a node with this `cluster_key`."""
     STORE_NODES = "store.nodes"
     """The nodes that are live, and those that died without leaving."""
     STORE_KEYS = "store.keys"

@@ -213,6 +213,55 @@ def of_timing(stored: StoredTiming | None, timing: Timing, *, live: int) -> Find
     return ok(Check.STORE_TIMING, subject, f"{differing}; the next node to start writes its own")
 
 
+def of_unreadable_key(reason: str) -> Finding:
+    """``cluster_key`` or ``cluster_key_also`` cannot be read, so no node starts."""
+    return failed(
+        Check.STORE_ROWS,
+        "rows of the ring",
+        reason,
+        fix="put the secret where `cluster_key` says, readable for the node's user",
+    )
+
+
+def of_rows(view: RingView, *, keyed: bool, replacing: bool, is_file: bool) -> Finding:
+    """Who wrote the rows: with a ``cluster_key`` here, with a second one taken too, or with none."""
+    subject = "rows of the ring"
+    if view.rejected:
+        named = ", ".join(f"{row.kind.value} {shown(row.name)}" for row in view.rejected[:3])
+        more = f" and {len(view.rejected) - 3} more" if len(view.rejected) > 3 else ""
+        return failed(
+            Check.STORE_ROWS,
+            subject,
+            f"{counted(len(view.rejected), 'row')} written without this cluster_key: {named}{more}",
+            fix="give all nodes one cluster_key; where they have it, somebody else writes the database: "
+            "docs/how-to/protect-the-key-ring.md",
+        )
+    if view.unchecked:
+        return warning(
+            Check.STORE_ROWS,
+            subject,
+            "marked by nodes with a cluster_key, and there is none here to check them by",
+            fix="give this node the cluster_key of the others",
+        )
+    if keyed and replacing:
+        return warning(
+            Check.STORE_ROWS,
+            subject,
+            "written with this cluster_key, or with what cluster_key_also takes",
+            fix="remove cluster_key_also once every node has the same cluster_key",
+        )
+    if keyed:
+        return ok(Check.STORE_ROWS, subject, "written with this cluster_key")
+    if is_file and live_nodes(view) < 2:
+        return ok(Check.STORE_ROWS, subject, "one node's, in a file of its own")
+    return warning(
+        Check.STORE_ROWS,
+        subject,
+        "no cluster_key: whoever can write the database can add a signing key of his own",
+        fix="set `cluster_key` on every node: docs/how-to/protect-the-key-ring.md",
+    )
+
+
 def of_nodes(view: RingView) -> Finding:
     """Who lives by the store's clock, and who died without leaving."""
     live, dead = _split(view)
