@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from tests.cluster.inside import pids_of, stand_still
 from tests.cluster.running import SHORT, Reachable, RunningNode, alive, children_of, until
 
 from mintmark.cli.demonstration.front import Backend, Front, running_front
@@ -113,8 +114,9 @@ class RunningCluster(Reachable):
         until(lambda: not any(alive(pid) for pid in pids), "all processes ended")
 
     def pause(self, number: int) -> None:
-        """SIGSTOP to every process of a node."""
-        self.nodes[number].pause()
+        """SIGSTOP to every process of a node, outside a commit: within one it would stop all who write."""
+        database = self.folder / "mintmark.db"
+        stand_still(pids_of(self.nodes[number]), database if database.exists() else None)
 
     def resume(self, number: int) -> None:
         """SIGCONT to every process of a node."""

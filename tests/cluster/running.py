@@ -209,14 +209,6 @@ class RunningNode(Reachable):
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(patience)
 
-    def pause(self) -> None:
-        """SIGSTOP to every process of the node, the control process first, and see that all stand still."""
-        assert self.process is not None
-        pids = [self.process.pid, *children_of(self.process.pid)]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        until(lambda: all(state_of(pid) in "TtZX" for pid in pids), "all processes of the node stand still")
-
     def resume(self) -> None:
         """SIGCONT to every process of the node."""
         assert self.process is not None
