@@ -9,8 +9,9 @@ from tests.cluster.running import RunningNode, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SETTINGS = {"handover": "1h"}
-"""Longer than any test: who leaves has not waited in vain."""
+SETTINGS = {"handover": "1h", "cold_start": "wait"}
+"""Longer than any test: who leaves has not waited in vain. And no other node answers in its place meanwhile:
+with peers one does, and who leaves only signs (test_peers.py)."""
 
 
 def has_left(node: RunningNode) -> bool:

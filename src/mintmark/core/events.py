@@ -40,6 +40,7 @@ class EventName(StrEnum):
     JWKS_LIMIT_REACHED = "jwks_limit.reached"
     NODE_STARTED = "node.started"
     NODE_RESIGNED = "node.resigned"
+    NODE_SIGNS_ONLY = "node.signs_only"
     NODE_LEFT = "node.left"
     HANDOVER_AWAITED = "handover.awaited"
     HANDOVER_MISSED = "handover.missed"

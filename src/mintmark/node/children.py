@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from mintmark.node.cluster import Cluster
 from mintmark.node.custody import secret_variables
 from mintmark.node.link import Assignment, Line, Served, encode_assignment
 from mintmark.ports.signer import SignerControl
@@ -52,17 +53,19 @@ class Worker:
             self.process.wait()
 
 
-async def start_worker(assignment: Assignment, *, listening: socket.socket, signer: SignerControl) -> Worker:
+async def start_worker(
+    assignment: Assignment, *, listening: socket.socket, signer: SignerControl, cluster: Cluster
+) -> Worker:
     """A new worker that was told what to do; it is not serving yet.
 
-    It inherits three descriptors and nothing else, and is in a process group of its own, so that a
+    It inherits four descriptors and nothing else, and is in a process group of its own, so that a
     terminal's Ctrl-C reaches the control process alone. Raises SignerUnavailable.
     """
     signing = await signer.attach()
     ours, theirs = socket.socketpair()
     withheld = secret_variables(assignment.settings)
-    with signing, theirs:
-        descriptors = (listening.fileno(), signing.fileno(), theirs.fileno())
+    with signing, theirs, cluster.attach() as elsewhere:
+        descriptors = (listening.fileno(), signing.fileno(), elsewhere.fileno(), theirs.fileno())
         process = await asyncio.to_thread(
             subprocess.Popen,
             [sys.executable, "-m", "mintmark.node.worker", *map(str, descriptors)],

@@ -19,6 +19,7 @@ from mintmark.core.events import EventName
 from mintmark.errors import SignerUnavailable
 from mintmark.node import logs
 from mintmark.node.children import Worker, start_worker
+from mintmark.node.cluster import Cluster
 from mintmark.node.custody import open_custody
 from mintmark.node.link import Assignment
 from mintmark.node.listener import listen, own_url
@@ -27,7 +28,9 @@ from mintmark.node.upkeep import Charge, Upkeep, agree_all
 from mintmark.ports.bus import Bus
 from mintmark.server.audit import Audit
 from mintmark.server.publication import PlaceReader
+from mintmark.server.setting import PEER
 from mintmark.server.settings import Settings
+from mintmark.signer.client import SignerClient
 from mintmark.signer.hardening import Profile, harden
 from mintmark.signer.launch import SignerProcess, start_signer
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -37,6 +40,8 @@ _RESTART: Final = 1.0
 """Seconds before a worker or a signer that died soon after its start is started again."""
 _ATTEMPTS: Final = 3
 """Attempts to open the store: what starts us again after a failure would have to start all of us."""
+_LOOK: Final = 0.25
+"""Seconds between two looks at whether other nodes answer in this one's place."""
 _STARTED: Final = 10.0
 """Seconds after which a process counts as one that can start."""
 
@@ -103,9 +108,15 @@ class _Running:
 
     node: NodeId
     signer: SignerProcess
+    signing: SignerClient
+    cluster: Cluster
     upkeeps: tuple[Upkeep, ...]
     audit: Audit
     workers: list[Worker]
+    starting: asyncio.Lock
+    """Held while a worker is started, which needs the listening socket."""
+    closed: asyncio.Event
+    """Set once no worker is started any more."""
 
 
 class _Node:
@@ -123,6 +134,10 @@ class _Node:
         running = await self._start()
         for upkeep in running.upkeeps:
             upkeep.audit.record(EventName.NODE_STARTED, listen=own_url(self._listening))
+        peerings = [upkeep.peering for upkeep in running.upkeeps]
+        peers = [upkeep.peers for upkeep in running.upkeeps]
+        # Apart from the others: requests that are under way to the end may need another node's signature.
+        answering = asyncio.create_task(running.cluster.run(peerings, peers))
         tasks: list[asyncio.Task[None]] = [
             *(asyncio.create_task(loop) for upkeep in running.upkeeps for loop in upkeep.loops()),
             *(
@@ -133,8 +148,8 @@ class _Node:
         asked = asyncio.create_task(self._until_leaving(running, stop))
         gone = asyncio.create_task(running.signer.control.ended())
         try:
-            await asyncio.wait({asked, gone, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (asked, *tasks):
+            await asyncio.wait({asked, gone, answering, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (asked, answering, *tasks):
                 if task.done():
                     # A loop never ends by itself: this raises the defect that ended it.
                     task.result()
@@ -144,7 +159,7 @@ class _Node:
             for waiting in (asked, gone, *tasks):
                 waiting.cancel()
             await asyncio.gather(asked, gone, *tasks, return_exceptions=True)
-            await self._end(running, stop)
+            await self._end(running, answering, stop)
         if not stop.asked.is_set() and SYSTEM_CLOCK.monotonic() - began < _STARTED:
             await SYSTEM_CLOCK.sleep(_RESTART)
 
@@ -161,15 +176,33 @@ class _Node:
         everywhere = asyncio.gather(*allowed.values())
         missed = asyncio.create_task(SYSTEM_CLOCK.sleep(self._settings.handover))
         ends = (hurried, everywhere, missed)
+        closing = asyncio.create_task(self._sign_only(running))
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for upkeep, one in allowed.items():
                 if missed.done() and not one.done():
                     upkeep.audit.record(EventName.HANDOVER_MISSED, seconds=self._settings.handover)
         finally:
-            for end in ends:
+            for end in (*ends, closing):
                 end.cancel()
-            await asyncio.gather(*ends, return_exceptions=True)
+            await asyncio.gather(*ends, closing, return_exceptions=True)
+
+    async def _sign_only(self, running: _Running) -> None:
+        """Answer no requests any more once other nodes do, which for a while only this one can sign for."""
+        while self._settings.cold_start == PEER:
+            if all(upkeep.is_replaced() for upkeep in running.upkeeps):
+                running.audit.record(EventName.NODE_SIGNS_ONLY)
+                await self._stop_serving(running)
+                return
+            await SYSTEM_CLOCK.sleep(_LOOK)
+
+    async def _stop_serving(self, running: _Running) -> None:
+        async with running.starting:
+            running.closed.set()
+            # With the last copy of the socket new connections are refused, which a client tries elsewhere;
+            # while one copy is open they would wait for nobody.
+            self._listening.close()
+        await asyncio.gather(*(worker.stop() for worker in running.workers))
 
     async def _start(self) -> _Running:
         settings = self._settings
@@ -183,9 +216,18 @@ class _Node:
                 log_level="DEBUG" if settings.log_level == "debug" else "WARNING",
                 log_json=logs.as_json(settings),
             )
+        try:
+            cluster = Cluster(settings, node)
+            signing = SignerClient(await signer.control.attach(), clock=SYSTEM_CLOCK)
+        except BaseException:
+            await signer.stop()
+            raise
         workers: list[Worker] = []
+        closed = asyncio.Event()
 
-        def served(issuer: Issuer) -> int:
+        def served(issuer: Issuer) -> int | None:
+            if closed.is_set():
+                return None
             return min((worker.generations.get(issuer, 0) for worker in workers), default=0)
 
         upkeeps = tuple(
@@ -193,27 +235,21 @@ class _Node:
                 charge,
                 node=node,
                 signer=signer.control,
+                signing=signing,
+                cluster=cluster,
                 served=partial(served, charge.issuer),
                 own=own_url(self._listening),
                 alone=len(self._charges) == 1,
             )
             for charge in self._charges
         )
-        return _Running(node, signer, upkeeps, Audit(node=node), workers)
+        return _Running(
+            node, signer, signing, cluster, upkeeps, Audit(node=node), workers, asyncio.Lock(), closed
+        )
 
     async def _keep_worker(self, running: _Running, place: int) -> None:
         """A worker in this place for as long as the node lives: one that died is followed by another."""
-        while True:
-            assignment = Assignment(running.node, self._settings)
-            try:
-                worker = await start_worker(
-                    assignment, listening=self._listening, signer=running.signer.control
-                )
-            except SignerUnavailable:
-                # One that stands still is asked again; one that is gone ends this run of the node.
-                await SYSTEM_CLOCK.sleep(_RESTART)
-                continue
-            running.workers.append(worker)
+        while (worker := await self._start_worker(running)) is not None:
             began = SYSTEM_CLOCK.monotonic()
             # What the workers serve is evidence that the next round of rotation may wait for.
             status = await worker.listen(self._bus.announce)
@@ -224,8 +260,32 @@ class _Node:
             # One that served a while is replaced at once; one that cannot start must not spin.
             if SYSTEM_CLOCK.monotonic() - began < _STARTED:
                 await SYSTEM_CLOCK.sleep(_RESTART)
+        # The node goes on without workers, and this ends with it.
+        await asyncio.get_running_loop().create_future()
 
-    async def _end(self, running: _Running, stop: _Stop) -> None:
+    async def _start_worker(self, running: _Running) -> Worker | None:
+        """A new worker, or None once none is to be started any more."""
+        assignment = Assignment(running.node, self._settings)
+        while True:
+            async with running.starting:
+                if running.closed.is_set():
+                    return None
+                try:
+                    worker = await start_worker(
+                        assignment,
+                        listening=self._listening,
+                        signer=running.signer.control,
+                        cluster=running.cluster,
+                    )
+                except SignerUnavailable:
+                    pass
+                else:
+                    running.workers.append(worker)
+                    return worker
+            # One that stands still is asked again; one that is gone ends this run of the node.
+            await SYSTEM_CLOCK.sleep(_RESTART)
+
+    async def _end(self, running: _Running, answering: "asyncio.Task[None]", stop: _Stop) -> None:
         """Stop serving, then signing, then say so; a second signal cuts the first part short."""
         if stop.asked.is_set():
             # With the last copy of the socket new connections are refused, which a client tries elsewhere;
@@ -235,7 +295,10 @@ class _Node:
         hurried = asyncio.create_task(_kill_when(stop.hurried, tuple(running.workers)))
         await asyncio.gather(*ending)
         hurried.cancel()
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
         await asyncio.gather(*(upkeep.leave() for upkeep in running.upkeeps))
+        running.signing.close()
         await running.signer.stop()
 
 

@@ -5,6 +5,7 @@ answer, and the others go on.
 """
 
 import asyncio
+import contextlib
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -13,20 +14,25 @@ from typing import Any, Final
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
 from mintmark.core.key import KeyKind, KeyMode
-from mintmark.errors import ConfigurationError, Unavailable
+from mintmark.errors import ConfigurationError, NotReady, Unavailable
 from mintmark.grants import GRANTS
+from mintmark.node.cluster import Cluster
 from mintmark.node.custody import modes_of
 from mintmark.ports.bus import Bus
 from mintmark.ports.proof import PublicReader
 from mintmark.ports.publisher import Publisher
-from mintmark.ports.signer import SignerControl
+from mintmark.ports.signer import Signer, SignerControl
 from mintmark.ports.store import Store
 from mintmark.server.agreement import agree
 from mintmark.server.audit import Audit
 from mintmark.server.document import JWKS_PATH, discovery, path_of
+from mintmark.server.peering import Peering
+from mintmark.server.peers import Peers
 from mintmark.server.pruning import prune
 from mintmark.server.publication import Publication
+from mintmark.server.ring import RingFollower
 from mintmark.server.rotation import Rotation
+from mintmark.server.setting import PEER
 from mintmark.server.settings import Settings
 from mintmark.system import SYSTEM_CLOCK
 from mintmark.units import Issuer, NodeId
@@ -91,9 +97,9 @@ async def agree_all(charges: tuple[Charge, ...]) -> None:
 class Upkeep:
     """The loops of one issuer in one run of a node.
 
-    ``served`` gives the ring generation that every worker answers with, ``own`` the URL of this node's
-    listener. ``alone`` says that the node has no other issuer: then a defect ends it, as there is nobody to
-    spare.
+    ``served`` gives the ring generation that every worker answers with, None where none answers any more,
+    ``own`` the URL of this node's listener; ``signing`` signs with its keys, and ``cluster`` reaches others.
+    ``alone`` says that the node has no other issuer: then a defect ends it, as there is nobody to spare.
     """
 
     def __init__(
@@ -102,14 +108,43 @@ class Upkeep:
         *,
         node: NodeId,
         signer: SignerControl,
-        served: Callable[[], int],
+        signing: Signer,
+        cluster: Cluster,
+        served: Callable[[], int | None],
         own: str,
         alone: bool,
     ) -> None:
         settings, one = charge.settings, charge.settings.only
         self._charge = charge
         self._alone = alone
+        self._served = served
         self.audit: Final = Audit(issuer=charge.issuer, node=node)
+        self._ring = RingFollower(
+            charge.issuer,
+            store=charge.store.keyring,
+            bus=charge.bus,
+            clock=SYSTEM_CLOCK,
+            timing=settings.timing,
+            audit=self.audit,
+        )
+        self.peering: Final = Peering(
+            charge.issuer,
+            node=node,
+            ring=self._ring,
+            store=charge.store,
+            signer=signing,
+            timing=settings.timing,
+            clock=SYSTEM_CLOCK,
+            audit=self.audit,
+        )
+        self.peers: Final = Peers(
+            charge.issuer,
+            node=node,
+            ring=self._ring,
+            caller=cluster.caller,
+            clock=SYSTEM_CLOCK,
+            audit=self.audit,
+        )
         self.rotation: Final = Rotation(
             charge.issuer,
             node=node,
@@ -122,10 +157,12 @@ class Upkeep:
             clock=SYSTEM_CLOCK,
             timing=settings.timing,
             audit=self.audit,
-            served=served,
+            served=self._generation,
             own_url=own + path_of(charge.issuer) + JWKS_PATH,
             proof_urls=tuple(url + JWKS_PATH for url in one.proof_urls or (charge.issuer,)),
             places=tuple(place.place for place in charge.places),
+            address=cluster.address,
+            certificate=cluster.certificate,
         )
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
@@ -133,6 +170,8 @@ class Upkeep:
         return [
             self._lasting("rotation", self._rotate),
             self._lasting("pruning", self._prune),
+            self._lasting("key ring", self._ring.run),
+            self._lasting("peers", self._stay_in_touch),
             *(
                 self._lasting("publication", publication.run)
                 for publication in map(self._publication, self._charge.places)
@@ -148,6 +187,21 @@ class Upkeep:
         # Where nothing could ever be read there are no keys of ours.
         if self._charge.agreed.is_set():
             await self.rotation.leaving.allowed.wait()
+
+    def is_replaced(self) -> bool:
+        """Whether requests of this issuer find another node, so that this one need only sign for it."""
+        return self.rotation.leaving.allowed.is_set() or self.peering.is_replaced()
+
+    def _generation(self) -> int:
+        """What no client of this node is behind."""
+        served = self._served()
+        if served is not None:
+            return served
+        # Nobody gets an older key set from a node that serves none.
+        try:
+            return self._ring.view.ring.generation
+        except NotReady:
+            return 0
 
     async def leave(self) -> None:
         """Sign no more and say so, if the store can be told; else the heartbeat grows old by itself."""
@@ -207,6 +261,18 @@ class Upkeep:
                 await subscription.wait(_WAITING if self.rotation.is_waiting else _ROUND)
         finally:
             subscription.close()
+
+    async def _stay_in_touch(self) -> None:
+        """Ask another node whether it would sign, while this one has no key that it surely can use.
+
+        The connection is there when the first request comes, and that node knows who relies on it.
+        """
+        while self._charge.settings.cold_start == PEER:
+            if self.rotation.is_waiting:
+                with contextlib.suppress(Unavailable):
+                    await self.peers.probe()
+            await SYSTEM_CLOCK.sleep(_ROUND)
+        await asyncio.get_running_loop().create_future()
 
     async def _prune(self) -> None:
         await prune(

@@ -1,8 +1,8 @@
 """An HTTP worker: answers the requests of all issuers of its node, and only reads their rings.
 
-Started by the control process as ``python -m mintmark.node.worker LISTEN SIGNER LINE``, three inherited
-descriptors: the listening socket, a channel of the signer on which nothing but ``sign`` exists, and the
-line to the control process.
+Started by the control process as ``python -m mintmark.node.worker LISTEN SIGNER PEERS LINE``, four inherited
+descriptors: the listening socket, a channel of the signer on which nothing but ``sign`` exists, one like it
+that ends at other nodes, and the line to the control process.
 """
 
 import asyncio
@@ -24,11 +24,13 @@ from mintmark.errors import MintmarkError
 from mintmark.http.dispatch import create_node_app
 from mintmark.http.protocol import bounded_http
 from mintmark.node import logs
+from mintmark.node.elsewhere import Elsewhere
 from mintmark.node.link import Assignment, Line, Served, decode_assignment
 from mintmark.node.store import open_bus, open_passwords, open_store
 from mintmark.ports.signer import HardeningReport
 from mintmark.server.audit import Audit
 from mintmark.server.services import Services, compose
+from mintmark.server.setting import PEER
 from mintmark.signer.client import SignerClient
 from mintmark.signer.hardening import Profile, harden
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -50,7 +52,11 @@ class _Server(uvicorn.Server):
 
 
 async def work(
-    listening: socket.socket, signing: socket.socket, line: Line, hardening: HardeningReport
+    listening: socket.socket,
+    signing: socket.socket,
+    elsewhere: socket.socket,
+    line: Line,
+    hardening: HardeningReport,
 ) -> int:
     """Serve until told to leave, or until the control process is gone; the exit status."""
     first = await line.receive()
@@ -61,7 +67,7 @@ async def work(
     logs.report(hardening)
     # It warns of every malformed request, so any stranger could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    async with _services(assignment, signing) as served:
+    async with _services(assignment, signing, elsewhere) as served:
         config = uvicorn.Config(
             create_node_app(served, audit=Audit(node=assignment.node)),
             loop="none",
@@ -110,7 +116,9 @@ async def work(
 
 
 @contextlib.asynccontextmanager
-async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIterator[tuple[Services, ...]]:
+async def _services(
+    assignment: Assignment, signing: socket.socket, elsewhere: socket.socket
+) -> AsyncIterator[tuple[Services, ...]]:
     """Everything that answers requests, for each issuer, over the backends that are configured."""
     settings = assignment.settings
     async with (
@@ -119,6 +127,7 @@ async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIter
         open_passwords(settings) as passwords,
     ):
         signer = SignerClient(signing, clock=SYSTEM_CLOCK)
+        others = SignerClient(elsewhere, clock=SYSTEM_CLOCK)
         try:
             yield tuple(
                 compose(
@@ -135,11 +144,13 @@ async def _services(assignment: Assignment, signing: socket.socket) -> AsyncIter
                     audit=Audit(issuer=one.issuer, node=assignment.node),
                     # Each has its share: the followers of one cannot use up those of another.
                     followers=_FOLLOWERS // len(settings.issuers),
+                    peers=Elsewhere(one.issuer, others) if settings.cold_start == PEER else None,
                 )
                 for one in settings.issuers
             )
         finally:
             signer.close()
+            others.close()
 
 
 async def _report(services: Services, line: Line) -> None:
@@ -160,17 +171,18 @@ async def _leave_with_control(line: Line, leave: Callable[[], None]) -> None:
 
 
 def main() -> int:
-    """The process: three descriptors on its command line, and nothing secret."""
-    listening, signing, line = (socket.socket(fileno=int(argument)) for argument in sys.argv[1:4])
+    """The process: four descriptors on its command line, and nothing secret."""
+    inherited = tuple(socket.socket(fileno=int(argument)) for argument in sys.argv[1:5])
+    listening, signing, elsewhere, line = inherited
     hardening = harden(Profile.WORKER)
     # A thousand connections, which is what the soft limit often is, are not many.
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    for sock in (listening, signing, line):
+    for sock in inherited:
         sock.set_inheritable(False)
 
     async def run() -> int:
-        return await work(listening, signing, await Line.open(line), hardening)
+        return await work(listening, signing, elsewhere, await Line.open(line), hardening)
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

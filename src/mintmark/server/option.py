@@ -10,12 +10,14 @@ from mintmark.server.key_setting import assignment, module_path, reachable, toke
 from mintmark.server.setting import (
     AUTO,
     NONE,
+    OFF,
     Kind,
     address,
     auto_or,
     choice,
     duration,
     list_of,
+    named_or,
     network,
     number_of,
     place_url,
@@ -171,10 +173,25 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key(
         "cold_start",
-        choice("wait", later=("peer",)),
-        "wait",
-        "What a node does that has no key of its own yet. With `wait` it mints nothing and is not ready; "
-        "what verifiers ask for, it answers from the start.",
+        choice("peer", "wait"),
+        "peer",
+        "What a node does that has no key that may sign. With `peer` a live node that has one signs what it "
+        "mints, so it is ready at once. With `wait` it mints nothing and is not ready, but answers what "
+        "verifiers ask for. The same on all nodes.",
+    ),
+    Key(
+        "cluster_listen",
+        named_or(address(), AUTO, OFF),
+        AUTO,
+        "Where other nodes ask this one to sign, over TLS with certificates that nodes make at start. `auto` "
+        "is a free port: on loopback with SQLite, and with PostgreSQL on the address through which this "
+        "machine reaches it. With `off` this node signs for no other.",
+    ),
+    Key(
+        "cluster_address",
+        named_or(address(), AUTO),
+        AUTO,
+        "What other nodes are told of it, where it is not what they can reach: behind a port mapping, say.",
     ),
     Key(
         "handover",

@@ -6,6 +6,7 @@ from typing import Final
 
 from mintmark.core import peering
 from mintmark.core.events import EventName, Value
+from mintmark.core.key import KeyState
 from mintmark.core.keyring import Member
 from mintmark.core.keyset import Bucket
 from mintmark.core.minting import ACCESS_TOKEN_TYP
@@ -22,6 +23,8 @@ from mintmark.server.ring import RingFollower
 from mintmark.server.signing import PASSING, Signature, Signing
 from mintmark.units import ClientId, Issuer, NodeId, Rid, Sub
 
+_IN_TOUCH: Final = 5.0
+"""Seconds since a node asked last within which it counts on this one; it asks each second."""
 _NOTED: Final = 60
 """Refusals that are logged at once; then one a second, and all are counted."""
 
@@ -68,6 +71,20 @@ class Peering:
         since = self._clock.monotonic() - within
         self._heard = {node: at for node, at in self._heard.items() if at >= since}
         return frozenset(self._heard)
+
+    def is_replaced(self) -> bool:
+        """Whether another node that stays answers requests, and mints: itself, or through this one."""
+        try:
+            view = self._ring.view
+        except NotReady:
+            return False
+        signing = {key.node for key in view.ring.keys if key.state is KeyState.ACTIVE}
+        able = signing | self.heard_from(_IN_TOUCH)
+        # One that answers nobody yet has seen no ring, and one that leaves says so.
+        return self._ring.is_fresh() and any(
+            member.ring_generation > 0 and not member.is_leaving() and member.node in able
+            for member in self.callers().values()
+        )
 
     async def sign(self, caller: Member, typ: str, payload: bytes) -> str:
         """The token of ``payload``, if ``caller`` may have it. Raises PeerRefused, Unavailable."""

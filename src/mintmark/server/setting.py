@@ -1,6 +1,7 @@
 """What the value of a setting may be: one :class:`Kind` for each form, with the reason when it is not.
 
-A kind never repeats a value that could hold a secret (a URL with a password) in its reason.
+A kind never repeats a value that could hold a secret (a URL with a password) in its reason. Longer than 300
+lines because every form that a value can have is here, in one place to look for it.
 """
 
 import ipaddress
@@ -20,6 +21,8 @@ U = TypeVar("U")
 
 AUTO: Final = "auto"
 """Written where a value follows from others."""
+OFF: Final = "off"
+PEER: Final = "peer"
 NONE: Final = "none"
 """Written where there is no such thing."""
 _MAX_TEXT: Final = 2048
@@ -123,14 +126,12 @@ def number_of(*choices: int) -> Kind[int]:
     return Kind(listed, parse, _number)
 
 
-def choice(*choices: str, later: tuple[str, ...] = ()) -> Kind[str]:
-    """One of ``choices``; those of ``later`` are refused with the reason that they do not exist yet."""
+def choice(*choices: str) -> Kind[str]:
+    """One of ``choices``."""
     listed = _listed(f'"{choice}"' for choice in choices)
 
     def parse(value: object) -> str:
         found = _text(value)
-        if found in later:
-            raise ValueError(f'"{found}" is not available yet; it must be {listed}')
         if "://" in found:
             # It may hold a password, as that of a store that was written under another name does.
             raise ValueError(f"must be {listed}, not a URL")
@@ -175,6 +176,16 @@ def word_or(word: str, kind: Kind[U]) -> Kind[U | str]:
         return word if value == word else kind.parse(value)
 
     return Kind(f'"{word}", {kind.label}', parse, kind.from_text)
+
+
+def named_or(kind: Kind[U], *names: str) -> Kind[U | str]:
+    """One of a few words, or a value of ``kind``."""
+
+    def parse(value: object) -> U | str:
+        return value if isinstance(value, str) and value in names else kind.parse(value)
+
+    quoted = (f'"{name}"' for name in names)
+    return Kind(_listed((*quoted, kind.label)), parse, kind.from_text)
 
 
 def list_of(kind: Kind[U]) -> Kind[tuple[U, ...]]:

@@ -62,6 +62,9 @@ class Settings:
     hsm_allow: tuple[str, ...]
     rsa_bits: int
     cold_start: str
+    cluster_listen: Address | str
+    """``auto`` and ``off`` are what they say."""
+    cluster_address: Address | str
     handover: Seconds
     """How long a node that leaves goes on serving, at the most, for want of another that can."""
     hash_workers: int
