@@ -67,7 +67,7 @@ def test_answer_has_one_form_whatever_is_found(cli, issuer):
     for settings in ({}, {"workers": 0}, {"store": "sqlite:////none/of/these.db"}):
         write(cli.folder, issuer, **settings)
         document = cli("doctor", "--json").json
-        assert list(document) == ["issuer", "status", "counts", "checks"]
+        assert list(document) == ["issuer", "issuers", "status", "counts", "checks"]
         assert {check["id"] for check in document["checks"]} >= EVERY
         for check in document["checks"]:
             assert list(check) == ["id", "status", "subject", "found", "fix"]
@@ -274,3 +274,23 @@ def test_nothing_secret_is_told(shop):
     canaries = [PASSWORD, added["client_secret"], token, token[40:], *shop.within(secrets)]
     printed = "".join(shop("doctor", *form).out for form in ((), ("--json",)))
     assert not [canary for canary in canaries if canary in printed]
+
+
+def test_each_issuer_is_looked_at(cli):
+    """What is so for every issuer is told once, and what is one's with its name; --issuer names one."""
+    one, other = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+    listen = one.removeprefix("http://")
+    tables = "".join(f'[[issuers]]\nissuer = "{one}/{name}"\n' for name in "ab")
+    (cli.folder / "mintmark.toml").write_text(f'listen = "{listen}"\n{tables}')
+    document = cli("doctor", "--json").json
+    assert document["issuers"] == [f"{one}/a", f"{one}/b"]
+    subjects = [(check["id"], check["subject"]) for check in document["checks"]]
+    assert len(set(subjects)) == len(subjects)
+    assert sum(check == "store.reach" for check, _ in subjects) == 1
+    reached = {subject for check, subject in subjects if check == "publication.reach"}
+    assert reached == {f"{one}/{name}/.well-known/jwks.json" for name in ("a", "b")}
+    alone = cli("doctor", "--json", "--issuer", f"{one}/b").json
+    assert (alone["issuer"], alone["issuers"]) == (f"{one}/b", [f"{one}/b"])
+    wrong = cli("doctor", "--issuer", other)
+    assert wrong.status == 2
+    assert f"--issuer: is none of those configured: {one}/a, {one}/b" in wrong.err

@@ -33,7 +33,8 @@ async def doctor(*, given: Given) -> int:
     """Check settings, machine, store and publication, and say how to mend what is not right.
 
     Changes nothing: it makes no database and upgrades none. Run it as the node's user, before the first
-    start or beside a running node. Every check runs; one that depends on another's failure is skipped.
+    start or beside a running node. Every check runs; one that depends on another's failure is skipped. Of
+    several issuers each is looked at; `--issuer` names one.
 
     The exit status is 0 where nothing failed, whatever the warnings, 1 where something failed, and 2 where
     the configuration has mistakes.
@@ -41,11 +42,15 @@ async def doctor(*, given: Given) -> int:
     # All of the server, and its HTTP client.
     from mintmark.node.examination.examination import diagnose  # noqa: PLC0415
 
-    found = await diagnose(given.config, given.environ, clock=given.clock, entropy=given.entropy)
+    found = await diagnose(
+        given.config, given.environ, clock=given.clock, entropy=given.entropy, issuer=given.issuer
+    )
     counts = Counter(finding.verdict for finding in found.findings)
     verdict = overall(found.findings)
+    issuers = [] if found.settings is None else [one.issuer for one in found.settings.issuers]
     document = {
-        "issuer": None if found.settings is None else found.settings.issuer,
+        "issuer": issuers[0] if len(issuers) == 1 else None,
+        "issuers": issuers,
         "status": verdict.value,
         "counts": {each.value: counts[each] for each in Verdict},
         "checks": [

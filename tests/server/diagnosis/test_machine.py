@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -189,3 +190,19 @@ def test_what_a_stranger_answers_is_not_repeated_raw():
     assert len(listen.found) < 400
     text = json.dumps({"reasons": ["\x1b[2J"]}).encode()
     assert machine.of_listen(HERE, ISSUER, Held(DISCOVERY, text, 503))[1].found.isprintable()
+
+
+def test_trouble_of_one_issuer_is_told_though_the_node_is_ready():
+    """A node of several issuers answers 200 where one of them lacks a key: that one's check says so."""
+    other = Issuer(ISSUER + "/other")
+    ready: dict[str, object] = {
+        "status": "ready",
+        "reasons": [],
+        "issuers": {ISSUER: [], other: ["ring_stale"]},
+    }
+    held = Held(discovery=DISCOVERY, ready=json.dumps(ready).encode(), ready_status=200)
+    assert [finding.verdict for finding in machine.of_listen(HERE, ISSUER, held)] == [Verdict.OK] * 2
+    theirs = replace(held, discovery=DISCOVERY.replace(ISSUER.encode(), other.encode()))
+    _, found = machine.of_listen(HERE, other, theirs)
+    assert found.verdict is Verdict.FAILED
+    assert found.fix

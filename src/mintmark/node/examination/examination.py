@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from mintmark.errors import ConfigurationErrors, MintmarkError
+from mintmark.errors import ConfigurationError, ConfigurationErrors, MintmarkError
 from mintmark.node.examination import machine
 from mintmark.node.examination.publication import look_at_publication
 from mintmark.node.examination.store import Looked, look_at_store, place_of
@@ -20,7 +20,7 @@ from mintmark.server.diagnosis.machine import Held
 from mintmark.server.settings import DEFAULT_FILE, Settings, load
 from mintmark.signer.hardening import Profile
 from mintmark.signer.rehearsal import rehearse
-from mintmark.units import Seconds
+from mintmark.units import Issuer, Seconds
 
 ENDING: Final = Seconds(20)
 """What a node may need after `handover`: for requests under way, the last writes, and its processes' ends."""
@@ -37,17 +37,27 @@ _OF_SETTINGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Every finding, in the order of the report, and the settings; None where they have mistakes."""
+    """Every finding, in the order of the report, and the settings that they are about.
+
+    The settings are None where they have mistakes.
+    """
 
     findings: tuple[Finding, ...]
     settings: Settings | None
 
 
 async def diagnose(
-    config: Path | None, environ: Mapping[str, str], *, clock: Clock, entropy: Entropy
+    config: Path | None,
+    environ: Mapping[str, str],
+    *,
+    clock: Clock,
+    entropy: Entropy,
+    issuer: str | None = None,
 ) -> Diagnosis:
-    """What a node with this configuration and environment would find on this machine, now."""
-    about_machine = asyncio.create_task(_kept(Check.MACHINE_CLOCK, "machine", _look_at_machine()))
+    """What a node with this configuration and environment would find on this machine, now.
+
+    Of several issuers each is looked at, or ``issuer`` alone; raises ConfigurationError where that is none.
+    """
     try:
         settings = load(config, environ)
     except ConfigurationErrors as errors:
@@ -55,24 +65,51 @@ async def diagnose(
         findings = (
             *configuration.of_mistakes(errors),
             configuration.of_variables(environ),
-            *await about_machine,
+            *await _kept(Check.MACHINE_CLOCK, "machine", _look_at_machine()),
             *(skipped(check, "settings", why) for check in _OF_SETTINGS),
         )
         return Diagnosis(_ordered(findings), None)
+    try:
+        settings = settings if issuer is None else settings.of(issuer)
+    except LookupError:
+        listed = ", ".join(one.issuer for one in settings.issuers)
+        raise ConfigurationError("--issuer", f"is none of those configured: {listed}") from None
+    about_machine = asyncio.create_task(_kept(Check.MACHINE_CLOCK, "machine", _look_at_machine()))
+    about_issuers = []
     async with Web(clock) as web:
-        store = asyncio.create_task(_look(settings, clock=clock, entropy=entropy))
-        listen, held = await _look_at_listen(settings, web)
-        looked = await store
-        running = held or looked.live > 0
-        published = await _kept(
-            Check.PUBLICATION_REACH,
-            settings.issuer,
-            look_at_publication(settings, looked, running=running, web=web, clock=clock, entropy=entropy),
-        )
+        for one in settings.issuers:
+            own = settings.of(one.issuer)
+            about_issuers.append((one.issuer, await _of_issuer(own, web, clock=clock, entropy=entropy)))
     unit = judged.of_unit(await machine.unit(), needed=Seconds(settings.handover + ENDING))
     about_settings = _of_settings(settings, config, environ)
-    findings = (*about_settings, *await about_machine, unit, *listen, *looked.findings, *published)
+    findings = (*about_settings, *await about_machine, unit, *_together(about_issuers))
     return Diagnosis(_ordered(findings), settings)
+
+
+async def _of_issuer(settings: Settings, web: Web, *, clock: Clock, entropy: Entropy) -> tuple[Finding, ...]:
+    """What can be said of one issuer, and of what it shares with the others."""
+    store = asyncio.create_task(_look(settings, clock=clock, entropy=entropy))
+    listen, held = await _look_at_listen(settings, web)
+    looked = await store
+    running = held or looked.live > 0
+    published = await _kept(
+        Check.PUBLICATION_REACH,
+        settings.issuer,
+        look_at_publication(settings, looked, running=running, web=web, clock=clock, entropy=entropy),
+    )
+    return (*listen, *looked.findings, *published)
+
+
+def _together(about: list[tuple[Issuer, tuple[Finding, ...]]]) -> Iterable[Finding]:
+    """The findings of all issuers: what is so for each of them once, and whose the others are."""
+    everywhere = frozenset.intersection(*(frozenset(findings) for _, findings in about))
+    for number, (issuer, findings) in enumerate(about):
+        for finding in findings:
+            if finding not in everywhere:
+                named = issuer in finding.subject
+                yield finding if named else replace(finding, subject=f"{finding.subject} of {issuer}")
+            elif number == 0:
+                yield finding
 
 
 def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:

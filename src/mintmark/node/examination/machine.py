@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from mintmark.node.examination.web import Web
 from mintmark.server.diagnosis.answer import Answer
@@ -109,7 +110,9 @@ async def listening(address: Address, issuer: Issuer, web: Web) -> Free | Unusab
         return Free()
     own = _own_url(address)
     discovery, ready = await asyncio.gather(
-        web.get(f"{own}{path_of(issuer)}/.well-known/openid-configuration"), web.get(f"{own}/readyz")
+        # A node of several issuers knows them by their hosts.
+        web.get(f"{own}{path_of(issuer)}/.well-known/openid-configuration", host=urlsplit(issuer).netloc),
+        web.get(f"{own}/readyz"),
     )
     return Held(
         discovery=discovery.body if isinstance(discovery, Answer) else b"",

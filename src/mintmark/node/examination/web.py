@@ -30,9 +30,11 @@ class Web:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def get(self, url: str, *, coding: str = "identity") -> Answer | NoAnswer:
-        """What ``url`` answers where ``coding`` is the Accept-Encoding."""
+    async def get(self, url: str, *, coding: str = "identity", host: str = "") -> Answer | NoAnswer:
+        """What ``url`` answers where ``coding`` is the Accept-Encoding; under the name ``host``, if any."""
         headers = {"Accept": "application/json", "Accept-Encoding": coding}
+        if host:
+            headers["Host"] = host
         try:
             async with asyncio.timeout(self._patience), self._ask(url, headers) as (answer, chunks):
                 body = b""

@@ -211,7 +211,8 @@ def of_listen(address: Address, issuer: Issuer, found: Free | Unusable | Held) -
             taken = _of_holder(subject, issuer, found)
             if taken is not None:
                 return taken, skipped(Check.NODE_READY, subject, "no node of this issuer answers here")
-            return ok(Check.NODE_LISTEN, subject, "a node of this issuer answers"), _of_ready(subject, found)
+            listening = ok(Check.NODE_LISTEN, subject, "a node of this issuer answers")
+            return listening, _of_ready(subject, issuer, found)
 
 
 def _of_holder(subject: str, issuer: Issuer, held: Held) -> Finding | None:
@@ -233,8 +234,13 @@ def _of_holder(subject: str, issuer: Issuer, held: Held) -> Finding | None:
     return failed(Check.NODE_LISTEN, subject, found, fix=fix)
 
 
-def _of_ready(subject: str, held: Held) -> Finding:
+def _of_ready(subject: str, issuer: Issuer, held: Held) -> Finding:
     reasons = _member(held.ready, "reasons")
+    of_each = _member(held.ready, "issuers")
+    lacking = of_each.get(issuer) if isinstance(of_each, dict) else None
+    if isinstance(reasons, list) and isinstance(lacking, list):
+        # What this issuer lacks may be no reason for the node, which serves others.
+        reasons = list(dict.fromkeys(map(str, (*lacking, *reasons))))
     if not isinstance(reasons, list) or held.ready_status not in {200, 503}:
         return failed(
             Check.NODE_READY,
@@ -244,7 +250,7 @@ def _of_ready(subject: str, held: Held) -> Finding:
             else "/readyz says nothing",
             fix="see the node's log; a worker that hangs is replaced once it has ended",
         )
-    if held.ready_status == 200:
+    if held.ready_status == 200 and not reasons:
         return ok(Check.NODE_READY, subject, "ready")
     # Others may sign meanwhile: where nobody does, the keys in the store say so.
     tell = warning if reasons and set(map(str, reasons)) <= _WAITING else failed
