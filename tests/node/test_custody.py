@@ -77,22 +77,20 @@ async def test_source_that_fails_is_said_with_its_setting(source: str, reason: s
 
 async def test_command_that_does_not_end_is_the_reason_and_is_ended(tmp_path: Path):
     """A signer that waited for it in vain says less than that; it does not outlive the start."""
-    file = tmp_path / "pid"
-    settings = sealed(f"command:/bin/sh -c 'echo $$ > {file}; exec sleep 1000'")
+    pipe = tmp_path / "pid"
+    os.mkfifo(pipe)
+    settings = sealed(f"command:/bin/sh -c 'echo $$ > {pipe}; exec sleep 1000'")
+    started: list[str] = []
 
     async def wait_in_vain() -> None:
         async with open_custody(settings):
-            while not written(file).endswith("\n"):
-                await asyncio.sleep(0.01)
+            started.append((await asyncio.to_thread(pipe.read_text)).strip())
             raise SignerUnavailable("the signer does not answer")
 
     with pytest.raises(ConfigurationError, match="does not end"):
         await wait_in_vain()
-    assert not is_running(written(file).strip())
-
-
-def written(file: Path) -> str:
-    return file.read_text() if file.exists() else ""
+    assert started
+    assert not is_running(started[0])
 
 
 def is_running(pid: str) -> bool:
