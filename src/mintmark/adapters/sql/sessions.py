@@ -31,7 +31,7 @@ from mintmark.core.timing import Timing
 from mintmark.ports.sessions import KEPT_FOR, SessionView
 from mintmark.units import ClientId, Issuer, NumericDate, Rid, Sub
 
-_PRUNED_AT_ONCE = 500
+_REMOVED_AT_ONCE = 500
 
 _columns = sessions.c
 _READ = select(sessions).where(_columns.issuer == bindparam("issuer"), _columns.rid == bindparam("rid"))
@@ -138,12 +138,16 @@ _OVER = and_(
         _columns.idle_until <= bindparam("before"),
     ),
 )
-_FIND_OVER = (
-    select(_columns.rid)
-    .where(_columns.issuer == bindparam("issuer"), _columns.rid > bindparam("behind"), _OVER)
-    .order_by(_columns.rid)
-    .limit(_PRUNED_AT_ONCE)
+_OF_ISSUER, _NEXT = _columns.issuer == bindparam("issuer"), _columns.created_at > bindparam("behind")
+# Both by the index on the time at which sessions began, whose values no refresh changes.
+_BOUND = (
+    select(_columns.created_at)
+    .where(_OF_ISSUER, _NEXT, _columns.created_at <= bindparam("before"))
+    .order_by(_columns.created_at)
+    .limit(1)
+    .offset(bindparam("most"))
 )
+_FIND_OVER = select(_columns.rid).where(_OF_ISSUER, _NEXT, _columns.created_at <= bindparam("upto"), _OVER)
 _REMOVE = delete(sessions).where(
     _columns.issuer == bindparam("of"), _columns.rid.in_(bindparam("rids", expanding=True)), _OVER
 )
@@ -167,6 +171,9 @@ class SessionRows:
     most_at_once = 2_000
     """Sessions that end in one transaction where there are more: a thief who begins tens of thousands must
     not make the change of the password, which ends them all, take longer than an operation may."""
+
+    most_examined = 5_000
+    """Sessions that one step of pruning looks at: all of them would be too many for one statement."""
 
     def __init__(self, database: Database, log: LogRows) -> None:
         self._time = database.time
@@ -272,10 +279,21 @@ class SessionRows:
         rows = connection.execute(statement, asked if sub is None else {**asked, "sub": sub}).mappings()
         return tuple(session_of(row) for row in rows.all())
 
-    def over(self, connection: Connection, issuer: Issuer, behind: str) -> tuple[Rid, ...]:
-        """Some sessions, by ``rid`` and beyond ``behind``, that can matter to nobody any more."""
-        asked = {"issuer": issuer, "behind": behind, "before": self._time.read(connection) - KEPT_FOR}
-        return tuple(connection.execute(_FIND_OVER, asked).scalars())
+    def over(
+        self, connection: Connection, issuer: Issuer, behind: NumericDate
+    ) -> tuple[tuple[Rid, ...], NumericDate | None]:
+        """Of the next sessions that began after ``behind``, those that can matter to nobody any more.
+
+        And when the last of these next ones began, to go on behind; None where there are no more. They are
+        ``most_examined``, and those that began in the same second as the last.
+        """
+        before = NumericDate(self._time.read(connection) - KEPT_FOR)
+        asked = {"issuer": issuer, "behind": behind, "before": before}
+        bound = connection.execute(_BOUND, {**asked, "most": self.most_examined - 1}).scalar()
+        # What began later cannot have been over for so long.
+        upto = before if bound is None else bound
+        found = connection.execute(_FIND_OVER, {**asked, "upto": upto}).scalars()
+        return tuple(found), None if bound is None else NumericDate(bound)
 
     def remove(self, connection: Connection, issuer: Issuer, rids: tuple[Rid, ...]) -> int:
         """Remove those of ``rids`` that can matter to nobody any more; how many went."""
@@ -348,13 +366,15 @@ class SqlSessions:
         """Remove rows that can matter to nobody any more.
 
         They are looked for outside any writing transaction, which the search through all rows would hold
-        up, and judged again as they are removed.
+        up, and judged again as they are removed. No statement looks at more rows than it has the time for.
         """
-        total, behind = 0, ""
+        total, behind = 0, NumericDate(-1)
         while True:
             at = behind
-            found = await self._database.read(lambda c: self._rows.over(c, issuer, at))  # noqa: B023
-            if not found:
+            found, last = await self._database.read(lambda c: self._rows.over(c, issuer, at))  # noqa: B023
+            for first in range(0, len(found), _REMOVED_AT_ONCE):
+                some = found[first : first + _REMOVED_AT_ONCE]
+                total += await self._database.write(lambda c: self._rows.remove(c, issuer, some), single=True)  # noqa: B023
+            if last is None:
                 return total
-            total += await self._database.write(lambda c: self._rows.remove(c, issuer, found), single=True)  # noqa: B023
-            behind = found[-1]
+            behind = last
