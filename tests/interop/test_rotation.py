@@ -1,6 +1,7 @@
 """I1 with verifiers of others: keys rotate, nodes come, go and die, and none refuses a valid token."""
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,10 +42,25 @@ class Run:
     """Restart every node; a run without it has rotations and a killed node alone."""
 
 
-OWN = Run("own", "RS256", lambda _: {}, 12)
-OWN_ES256 = Run("own-ES256", "ES256", lambda _: {"algorithm": "ES256"}, 6, rolling=False)
+def _own(folder: Path) -> Mapping[str, Any]:
+    return {}
 
-RUNS = (OWN, OWN_ES256)
+
+def _own_es256(folder: Path) -> Mapping[str, Any]:
+    return {"algorithm": "ES256"}
+
+
+def _sealed(folder: Path) -> Mapping[str, Any]:
+    """One key for all nodes, sealed under what is in a file."""
+    (folder / "seal.key").write_bytes(os.urandom(32))
+    return {"key_mode": "shared", "seal_key": f"file:{folder}/seal.key"}
+
+
+OWN = Run("own", "RS256", _own, 12)
+OWN_ES256 = Run("own-ES256", "ES256", _own_es256, 6, rolling=False)
+SHARED = Run("shared", "RS256", _sealed, 5)
+
+RUNS = (OWN, OWN_ES256, SHARED)
 
 
 @pytest.mark.slow
