@@ -49,3 +49,13 @@ def format_duration(span: Seconds) -> str:
         if span and span % _FACTORS[unit] == 0:
             return f"{span // _FACTORS[unit]}{unit}"
     return f"{span}s"
+
+
+def spoken(span: int) -> str:
+    """The two largest units of ``span``, whichever its sign, as a sentence says it: ``15m 35s``, ``3h``."""
+    left, parts = abs(span), list[str]()
+    for unit in ("d", "h", "m", "s"):
+        number, left = divmod(left, _FACTORS[unit])
+        if number:
+            parts.append(f"{number}{unit}")
+    return " ".join(parts[:2]) or "0s"

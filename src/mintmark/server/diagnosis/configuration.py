@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from mintmark.core.timing import KEYS_PER_SIGNER, LEASE_MARGIN, RULES, Timing
 from mintmark.errors import ConfigurationError, ConfigurationErrors
 from mintmark.server.diagnosis.finding import Check, Finding, failed, ok, warning
-from mintmark.server.diagnosis.span import spoken
 from mintmark.server.option import KEYS, PREFIX
 from mintmark.server.setting import shown
 from mintmark.server.settings import Settings, written
+from mintmark.units import spoken
 
 _KEYS: Final = {name: key for key in KEYS for name in (key.name, key.variable)}
 _OF_SERVICES: Final = re.compile(r"MINTMARK_\w*(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)")

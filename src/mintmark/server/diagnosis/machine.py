@@ -9,9 +9,8 @@ from typing import Final
 
 from mintmark.ports.signer import HardeningReport
 from mintmark.server.diagnosis.finding import Check, Finding, failed, ok, skipped, warning
-from mintmark.server.diagnosis.span import spoken
 from mintmark.server.setting import Address, shown
-from mintmark.units import Issuer, Seconds
+from mintmark.units import Issuer, Seconds, spoken
 
 ENOUGH_FILES: Final = 4096
 """Each follower of the revocation feed and each idle client is an open file of a worker."""

@@ -9,10 +9,10 @@ from mintmark.core.key import KeyState
 from mintmark.core.keyring import Ring
 from mintmark.core.timing import Timing
 from mintmark.server.diagnosis.answer import FIXES, Answer, NoAnswer, Trouble, instant_of, keys_of, unzipped
+from mintmark.server.diagnosis.count import counted
 from mintmark.server.diagnosis.finding import Check, Finding, Verdict, failed, ok, skipped, warning
-from mintmark.server.diagnosis.span import counted, spoken
 from mintmark.server.setting import shown
-from mintmark.units import Kid, NumericDate
+from mintmark.units import Kid, NumericDate, spoken
 
 _JSON: Final = re.compile(r"application/([a-z0-9.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 _BY_PROXY: Final = frozenset({502, 503, 504})

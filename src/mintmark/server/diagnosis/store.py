@@ -12,10 +12,10 @@ from mintmark.core.key import Key, KeyState
 from mintmark.core.keyring import LIVE_FOR, Member
 from mintmark.core.timing import CROWDED_JWKS, Timing
 from mintmark.ports.keyring import RingView, StoredTiming
+from mintmark.server.diagnosis.count import counted
 from mintmark.server.diagnosis.finding import Check, Finding, failed, ok, warning
-from mintmark.server.diagnosis.span import counted, spoken
 from mintmark.server.setting import shown
-from mintmark.units import NumericDate, Seconds
+from mintmark.units import NumericDate, Seconds, spoken
 
 LITTLE_SPACE: Final = 1 << 30
 NO_SPACE: Final = 64 << 20
