@@ -25,10 +25,16 @@ TESTS = (ROOT / "tests", ROOT / "src" / "mintmark" / "testing" / "conformance")
 
 MARK = "<!-- Written by scripts/reference.py from the code: change it there. -->"
 
+OF_ISSUER = ", ".join(f"`{key.name}`" for key in KEYS if key.of_issuer)
+
 INTRODUCTION = f"""\
 A node reads `{DEFAULT_FILE}` in its working directory, or the file that `--config` or `MINTMARK_CONFIG`
 names. The file is flat TOML: one line a setting. The variable of a setting is its name in capitals after
 `MINTMARK_`; it overrides the file, and separates the items of a list by commas.
+
+A node that serves [several issuers](../how-to/serve-several-issuers.md) has a table `[[issuers]]` for each of
+them, at the end of the file, with {OF_ISSUER}.
+These then stand nowhere else, and have no variable.
 
 A duration is one whole number and one unit: `s`, `m`, `h` or `d`.
 

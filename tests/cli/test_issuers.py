@@ -1,9 +1,16 @@
 """Commands where several issuers are configured: each is about the one that it names."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from tests.cli.command_line import PASSWORD, CommandLine
+
+from mintmark.errors import ConfigurationErrors
+from mintmark.server.issuers import MAX_ISSUERS
+from mintmark.server.option import KEYS
+from mintmark.server.settings import read
 
 ONE, OTHER = "https://auth.example.com", "https://login.example.org/eu"
 TABLES = f'[[issuers]]\nissuer = "{ONE}"\n\n[[issuers]]\nissuer = "{OTHER}"\nalgorithm = "ES256"\n'
@@ -69,3 +76,54 @@ def test_command_about_the_node_takes_no_issuer(both):
 def test_misspelt_issuer_option_is_named(both):
     """The option is among those that every command knows."""
     assert "did you mean --issuer?" in both("users", "list", "--isuer", ONE).err
+
+
+# --- docs/how-to/serve-several-issuers.md ------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = (ROOT / "docs" / "how-to" / "serve-several-issuers.md").read_text("utf-8")
+COMMANDS = re.findall(r"```console\n\$ mintmark (.*)\n((?s:.*?))```", PAGE)
+
+
+def configuration() -> str:
+    found = re.search(r"(?s)<!-- configuration -->\n```toml\n(.*?)```", PAGE)
+    assert found is not None
+    return found[1]
+
+
+def test_commands_of_the_page_answer_as_it_says(cli):
+    """Run one after the other beside the page's configuration, each command prints what stands below it."""
+    Path("mintmark.toml").write_text(configuration())
+    assert len(COMMANDS) == PAGE.count("```console") > 3
+    for command, expected in COMMANDS:
+        result = cli(*shlex.split(command))
+        # Beside an answer standard error has the log of what was changed.
+        said = result.err if result.status else result.out
+        printed = [" ".join(line.split()) for line in said.splitlines()]
+        wanted = [" ".join(line.split()) for line in expected.splitlines()]
+        # On a busy machine a second may pass between two commands.
+        printed = [re.sub(r"\b[0-9]+s ago\b", "now", line) for line in printed]
+        assert len(printed) == len(wanted), result.err
+        for line, pattern in zip(printed, wanted, strict=True):
+            assert re.fullmatch(re.escape(pattern).replace("…", ".+"), line), line
+
+
+def test_table_of_the_page_is_what_settings_take():
+    """Each pair of issuers of the page is taken, or refused, as the page says."""
+    rows = re.findall(r"\| `(https://\S+)` and `(https://\S+)` \| (.*) \|", PAGE)
+    assert len(rows) == 5
+    for one, other, said in rows:
+        tables = {"issuers": [{"issuer": one}, {"issuer": other}]}
+        if "refused" in said:
+            with pytest.raises(ConfigurationErrors):
+                read(tables, {})
+        else:
+            assert len(read(tables, {}).issuers) == 2
+
+
+def test_page_names_the_keys_of_a_table_and_the_most_issuers():
+    """What a table may have, and how many there may be, is what the code takes."""
+    named = re.search(r"A table may have (.*)\. Everything", PAGE)
+    assert named is not None
+    assert re.findall(r"`(\w+)`", named[1]) == [key.name for key in KEYS if key.of_issuer]
+    assert f"<!-- most -->{MAX_ISSUERS}<!-- /most -->" in PAGE
