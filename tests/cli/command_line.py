@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import pytest
 
 from mintmark.cli.app import run
 from mintmark.core import keyring, sessions
-from mintmark.core.key import Activation
+from mintmark.core.key import Activation, KeyMode
 from mintmark.core.keyring import Ring
 from mintmark.core.sessions import Session, SessionStart
 from mintmark.node.store import open_store
@@ -112,6 +112,30 @@ class CommandLine:
             assert await store.keyring.swap(view.ring.generation, ring)
 
         self.within(add)
+
+    def beat(self, node: str, *, modes: frozenset[KeyMode] = frozenset({KeyMode.OWN})) -> None:
+        """A node lives."""
+        issuer = self.settings.issuer
+
+        async def live(store: Store) -> None:
+            await store.keyring.beat(issuer, NodeId(node), ring_generation=0, modes=modes)
+
+        self.within(live)
+
+    def change(self, kid: str, **changes: Any) -> None:
+        """A key is another one, published until when it says."""
+        issuer = self.settings.issuer
+
+        async def swap(store: Store) -> None:
+            before = (await store.keyring.read(issuer)).ring
+            others = tuple(key for key in before.keys if key.kid != kid)
+            changed = tuple(replace(key, **changes) if key.kid == kid else key for key in before.keys)
+            # Without it first: a store lowers no `publish_until`.
+            for number, keys in enumerate((others, changed), start=1):
+                after = replace(before, generation=before.generation + number, keys=keys)
+                assert await store.keyring.swap(after.generation - 1, after)
+
+        self.within(swap)
 
     def add_session(self, name: str, client_id: str, *, kid: str = "k" * 43) -> tuple[Session, str]:
         """A live session of the user, begun through the client, and its refresh token."""

@@ -4,23 +4,30 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from mintmark.cli.invocation import Given, Opened
+from mintmark.cli.invocation import Given, Invocation, Opened
 from mintmark.cli.output import distance, instant, span, table
-from mintmark.cli.status import Misused
+from mintmark.cli.status import Failed, Misused
+from mintmark.cli.switch import kind_document, switch
+from mintmark.cli.timeline import ASCII, UNICODE, document, draw
 from mintmark.core.events import EventName
 from mintmark.core.key import Key, KeyState
-from mintmark.core.keyring import Ring
+from mintmark.core.keyring import InvalidTransition, KeyInUse, Ring
 from mintmark.core.timing import Timing
 from mintmark.errors import NotFound
-from mintmark.server.emergency import request_rotation, revoke_key
+from mintmark.server.emergency import hold_key, remove_key, request_rotation, revoke_key
 from mintmark.server.setting import shown
 from mintmark.units import Kid, NumericDate
 
-app = App(name="keys", help="List, rotate and revoke signing keys.")
+app = App(name="keys", help="List, draw, rotate, hold, remove, switch and revoke signing keys.")
+
+app.command(switch)
 
 _COUNTED: Final = 10_000
 _MAX_REASON: Final = 200
 _NODE_SHOWN: Final = 8
+
+
+_Kid = Annotated[str, Parameter(help="The key's `kid`, or the beginning of it that no other has.")]
 
 
 @app.command(name="list")
@@ -33,6 +40,7 @@ async def list_keys(*, given: Given) -> None:
         (
             key.kid,
             key.state.value,
+            key.mode.value,
             key.alg,
             key.node[:_NODE_SHOWN],
             span(max(0, now - key.prepared_at)),
@@ -40,19 +48,45 @@ async def list_keys(*, given: Given) -> None:
             ""
             if key.sign_until is None or key.state is not KeyState.ACTIVE
             else distance(key.sign_until, now),
-            distance(key.publish_until, now) if key.publish_until else "",
+            "held" if key.held else distance(key.publish_until, now) if key.publish_until else "",
         )
         for key in ring.keys
     ]
-    columns = ("KID", "STATE", "ALG", "NODE", "AGE", "ACTIVATION", "SIGNS UNTIL", "KEPT UNTIL")
+    columns = ("KID", "STATE", "MODE", "ALG", "NODE", "AGE", "ACTIVATION", "SIGNS UNTIL", "KEPT UNTIL")
+    live = {member.node for member in view.members if member.is_live(now)}
     given.output.answer(
         {
             "issuer": ring.issuer,
             "generation": ring.generation,
             "now": now,
-            "keys": [_document(key) for key in ring.keys],
+            "kind": kind_document(ring.kind),
+            "rotate_requested_at": ring.rotate_requested_at,
+            "rejected": [{"table": row.kind.value, "name": row.name} for row in view.rejected],
+            "keys": [_document(key) | {"node_live": key.node in live} for key in ring.keys],
         },
         table(columns, rows) if rows else "No keys: a node makes one when it starts.",
+    )
+    for row in view.rejected:
+        given.output.note(f"mintmark: {row.kind.value} {row.name}: written without this cluster_key, ignored")
+
+
+@app.command
+async def timeline(*, given: Given) -> None:
+    """Draw the keys over time: when each was prepared, signs, and leaves the key set.
+
+    What lies ahead is what follows from the settings, unless a lease is not renewed or somebody steps in.
+    """
+    async with given.open() as opened:
+        view = await opened.store.keyring.read(opened.settings.issuer)
+    timing, output = opened.settings.timing, given.output
+    glyphs = UNICODE if output.is_unicode else ASCII
+    output.answer(
+        document(view, timing),
+        *(
+            draw(view, timing, width=output.width, glyphs=glyphs)
+            if view.ring.keys
+            else ("No keys: a node makes one when it starts.",)
+        ),
     )
 
 
@@ -84,11 +118,72 @@ async def rotate(*, given: Given) -> None:
 
 
 @app.command
+async def hold(kid: _Kid, /, *, given: Given) -> None:
+    """Keep a key in the key set, whatever time it is, until it is released.
+
+    For tokens that must be verified longer than they were meant to be. It changes nothing about who signs.
+    """
+    await _hold(given, kid, held=True)
+
+
+@app.command
+async def release(kid: _Kid, /, *, given: Given) -> None:
+    """Let a held key go: it leaves the key set when its time has come, which may be at once."""
+    await _hold(given, kid, held=False)
+
+
+async def _hold(given: Invocation, kid: str, *, held: bool) -> None:
+    async with given.open() as opened:
+        key = _named((await opened.store.keyring.read(opened.settings.issuer)).ring, kid)
+        try:
+            done = await hold_key(opened.store.keyring, opened.settings.issuer, key.kid, held=held)
+        except InvalidTransition:
+            raise Failed(f"key {key.kid} is not in the key set") from None
+        if done:
+            opened.audit.record(EventName.KEY_HELD if held else EventName.KEY_RELEASED, kid=key.kid)
+    said = "stays in the key set until it is released" if held else "leaves the key set when its time comes"
+    before = "" if done else "It was so before; nothing changed."
+    given.output.answer(
+        {"kid": key.kid, "state": key.state.value, "held": held, "changed": done},
+        f"Key {key.kid} {said}.",
+        *filter(None, [before]),
+    )
+
+
+@app.command
+async def remove(kid: _Kid, /, *, given: Given) -> None:
+    """Take a key out of the key set now, if nothing that it signed can be valid any more.
+
+    Keys leave by themselves when their time has come. A key that must go sooner is revoked.
+    """
+    async with given.open() as opened:
+        view = await opened.store.keyring.read(opened.settings.issuer)
+        key = _named(view.ring, kid)
+        try:
+            timing = opened.settings.timing
+            await remove_key(opened.store.keyring, opened.settings.issuer, key.kid, timing=timing)
+        except KeyInUse as in_use:
+            raise Failed(_why_kept(key, in_use, view.now)) from None
+        except InvalidTransition:
+            raise NotFound(f"key {key.kid} left the ring meanwhile") from None
+        opened.audit.record(EventName.KEY_REMOVED, kid=key.kid)
+    given.output.answer({"kid": key.kid, "removed": True}, f"Removed key {key.kid}.")
+
+
+def _why_kept(key: Key, in_use: KeyInUse, now: NumericDate) -> str:
+    if in_use.held:
+        return f"key {key.kid} is held: `mintmark keys release` lets it go"
+    latest = f"the latest exp that this could break is {instant(in_use.latest_exp)}"
+    leaves = f"it may leave {distance(in_use.publish_until, now)}"
+    if key.state is KeyState.REVOKED:
+        return f"key {key.kid} is revoked, and stays on record; {leaves}"
+    signs = " signs, and" if key.state is KeyState.ACTIVE else ""
+    return f"key {key.kid}{signs} may have tokens that are valid: {latest}; {leaves}"
+
+
+@app.command
 async def revoke(
-    kid: Annotated[
-        str,
-        Parameter(help="The key's `kid`, or the beginning of it that no other has."),
-    ],
+    kid: _Kid,
     /,
     *,
     reason: Annotated[str, Parameter(help="Why, for the record.")],
@@ -177,8 +272,12 @@ def _document(key: Key) -> dict[str, object]:
     return {
         "kid": key.kid,
         "state": key.state.value,
+        "mode": key.mode.value,
+        "held": key.held,
+        "sealed": key.sealed is not None,
         "alg": key.alg,
         "node": key.node,
+        "since": key.since,
         "prepared_at": key.prepared_at,
         "proven_at": key.proven_at,
         "activated_at": key.activated_at,

@@ -28,7 +28,17 @@ class Output:
         self._out = _console(stdout or sys.stdout)
         self._error = _console(stderr or sys.stderr)
 
-    def answer(self, document: Mapping[str, Any], *human: str | Table) -> None:
+    @property
+    def width(self) -> int:
+        """The columns of the terminal; 80 where there is none."""
+        return self._out.width if self._out.width != _UNBOUNDED else 80
+
+    @property
+    def is_unicode(self) -> bool:
+        """Whether what it prints may hold more than ASCII."""
+        return (self._out.encoding or "").lower().startswith("utf")
+
+    def answer(self, document: Mapping[str, Any], *human: str | Text | Table) -> None:
         """Print ``document`` as JSON where that was asked for, and ``human`` otherwise."""
         if self.as_json:
             # ASCII alone: the C1 controls are legal in JSON text, and terminals obey them.
@@ -37,6 +47,8 @@ class Output:
         for item in human:
             if isinstance(item, str):
                 self._out.print(Text(printable(item)), soft_wrap=True)
+            elif isinstance(item, Text):
+                self._out.print(item, soft_wrap=True)
             else:
                 self._out.print(item)
 
