@@ -194,6 +194,14 @@ def test_issuers_rotate_apart_and_one_that_is_damaged_stops_no_other(tmp_path):
         mend(tenants, 1, kept)
         until(lambda: not tenants.ready()["issuers"][tenants.issuers[1]], "it goes on", log=tenants.node.tail)
         tenants.log_in(1)
+        # What nobody has foreseen is a defect, and ends no other issuer either.
+        timing = replace_timing(tenants, 1, b"no JSON at all")
+        until(lambda: tenants.events(1, "upkeep.failed"), "the defect is reported", log=tenants.node.tail)
+        tenants.log_in(0)
+        replace_timing(tenants, 1, timing)
+        until(lambda: not tenants.ready()["issuers"][tenants.issuers[1]], "it goes on", log=tenants.node.tail)
+        tenants.log_in(1)
+        assert len(tenants.node.events("node.started")) == 2, "one for each issuer: the node never ended"
         assert tenants.node.stop() == 0
         assert len(tenants.node.events("node.left")) == 2
 
@@ -221,6 +229,18 @@ def mend(tenants: Tenants, number: int, kept: list[tuple[str, str]]) -> None:
                 "update ring_keys set state = ? where issuer = ? and kid = ?",
                 (state, tenants.issuers[number], kid),
             )
+
+
+def replace_timing(tenants: Tenants, number: int, document: bytes) -> bytes:
+    """Put ``document`` in place of the issuer's timing settings; what was there."""
+    with (
+        contextlib.closing(sqlite3.connect(tenants.folder / "mintmark.db", timeout=30)) as database,
+        database,
+    ):
+        issuer = tenants.issuers[number]
+        (before,) = database.execute("select document from timings where issuer = ?", (issuer,)).fetchone()
+        database.execute("update timings set document = ? where issuer = ?", (document, issuer))
+    return bytes(before)
 
 
 def test_absolute_target_says_which_host_is_meant(tmp_path):
