@@ -215,6 +215,41 @@ async def test_token_that_goes_away_and_comes_back_needs_no_restart(tmp_path):
             assert (await signer.control.status()).token is TokenState.READY
 
 
+async def test_token_is_looked_for_by_whoever_asks_how_it_is(tmp_path):
+    """The first status knows it, and later ones bring it back without a signature that fails first."""
+    found = soft_hsm(tmp_path)
+    async with with_token(found) as signer:
+        assert (await signer.control.status()).token is TokenState.READY
+        made = await generate(signer, KeyMode.HSM)
+        found.take_away()
+        with pytest.raises(SignerUnavailable):
+            await generate(signer, KeyMode.HSM)
+        assert (await signer.control.status()).token is TokenState.AWAY
+        # Forgotten all the same; what stays in the token is left to the sweep.
+        await signer.control.forget(made.public.kid, destroy=True)
+        assert (await signer.control.status()).keys == ()
+        found.bring_back()
+        async with asyncio.timeout(PATIENCE):
+            while (await signer.control.status()).token is not TokenState.READY:
+                pass  # Each round trip is a turn in which it may be found.
+        await load(signer, made, KeyMode.HSM)
+
+
+async def test_signer_starts_while_its_token_is_away(tmp_path):
+    """A power cut that takes both ends with the node serving again once the token is back, too."""
+    found = soft_hsm(tmp_path)
+    found.take_away()
+    async with with_token(found) as signer:
+        assert (await signer.control.status()).token is TokenState.AWAY
+        found.bring_back()
+        async with asyncio.timeout(PATIENCE):
+            while (await signer.control.status()).token is not TokenState.READY:
+                pass
+        made = await generate(signer, KeyMode.HSM)
+        async with signing(signer, made) as sign:
+            check(made, await sign())
+
+
 async def test_key_survives_its_node(tmp_path):
     """A node that starts anew finds the key in the token and signs with it."""
     found = soft_hsm(tmp_path)

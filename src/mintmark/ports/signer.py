@@ -215,7 +215,8 @@ class SignerControl(Protocol):
     async def forget(self, kid: Kid, *, destroy: bool = False) -> None:
         """Destroy the private half of ``kid`` here, and with ``destroy`` also in the token; idempotent.
 
-        It signs nothing more even when destroying it fails. Raises SignerUnavailable.
+        What cannot be destroyed, because the token is away, is left to :meth:`sweep`. Raises
+        SignerUnavailable.
         """
         ...
 
@@ -229,7 +230,10 @@ class SignerControl(Protocol):
         ...
 
     async def status(self) -> SignerStatus:
-        """What the signer holds and how it is protected; nothing secret. Raises SignerUnavailable."""
+        """What the signer holds and how it is protected; nothing secret. Raises SignerUnavailable.
+
+        To ask for it is to have a token that is away looked for again.
+        """
         ...
 
     async def attach(self) -> socket.socket:

@@ -1,5 +1,7 @@
 """The signer's side of its channels: one for control, one for each worker."""
 
+import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -15,7 +17,7 @@ from mintmark.core.jwk import PublicKey
 from mintmark.core.key import KeyMode
 from mintmark.errors import SignerUnavailable
 from mintmark.ports.clock import Clock
-from mintmark.ports.signer import HardeningReport, Refusal, SignerRefused, SignerStatus
+from mintmark.ports.signer import HardeningReport, Refusal, SignerRefused, SignerStatus, TokenState
 from mintmark.signer import protocol
 from mintmark.signer.channel import Channel
 from mintmark.signer.keys import Admitted, KeyTable, PrivateHalf, Where, new_private_key
@@ -33,6 +35,8 @@ MAX_IN_FLIGHT: Final = 256
 """Signatures of one worker under way in threads; then its channel is not read until some are done."""
 TOKEN_THREADS: Final = 4
 """Signatures that a token makes at once. It is waited for, not computed here, so processors do not count."""
+_FIRST_TRY: Final = 5.0
+"""Seconds for which the first status waits for the token."""
 
 _Finish: TypeAlias = Callable[[], protocol.ControlAnswer]
 """What is left to do in the loop once a thread has done the slow part of a request."""
@@ -68,9 +72,15 @@ class SignerService:
         self._token = token
         # Who waits for a device keeps nobody else waiting.
         self._token_signing: Threads[bytes] = Threads(0 if token is None else TOKEN_THREADS, "token-sign")
+        self._reaching = False
+        self._telling: asyncio.Task[None] | None = None
+        self._unanswered: list[tuple[Channel, int]] | None = None
         self._token_tasks: Threads[_Finish] = Threads(0 if token is None else 1, "token")
         if token is not None:
-            self._token_tasks.submit(partial(_connected, token), lambda _: None)
+            self._reach(token)
+            # What is known before the first try is nothing; but a module that hangs is no answer either.
+            self._unanswered = []
+            self._telling = asyncio.create_task(self._tell_anyway(clock))
         self._loading: dict[int, protocol.Load] = {}
         self._workers: set[_Worker] = set()
         self._control: Channel | None = None
@@ -99,6 +109,8 @@ class SignerService:
         """End every channel and thread; the keys go with it."""
         if self._control is not None:
             self._control.close("the signer ends")
+        if self._telling is not None:
+            self._telling.cancel()
         self._signing.close()
         self._making.close()
         self._token_signing.close()
@@ -161,11 +173,12 @@ class SignerService:
                 self._in_token(control, request, partial(_sweep, self._token, request, keep))
                 return None
             case protocol.Report(id):
-                keys, state = self._table.status(), None if self._token is None else self._token.state
-                channels = len(self._workers)
-                return protocol.Reported(
-                    id, SignerStatus(os.getpid(), keys, channels, self._hardening, self._modes(), state)
-                )
+                if self._token is not None:
+                    self._reach(self._token)
+                if self._unanswered is not None:
+                    self._unanswered.append((control, id))
+                    return None
+                return self._report(id)
             case protocol.Attach(id):
                 descriptor = control.take_descriptor()
                 if descriptor is None:
@@ -173,6 +186,35 @@ class SignerService:
                     return None
                 self.serve_worker(socket.socket(fileno=descriptor))
                 return protocol.Done(id)
+
+    def _report(self, number: int) -> protocol.Reported:
+        keys, channels = self._table.status(), len(self._workers)
+        state = None if self._token is None else self._token.state
+        return protocol.Reported(
+            number, SignerStatus(os.getpid(), keys, channels, self._hardening, self._modes(), state)
+        )
+
+    def _reach(self, token: "Token") -> None:
+        """Look for a token that is away; one try at a time, for one may take long."""
+        if token.state is TokenState.AWAY and not self._reaching:
+            self._reaching = True
+            self._token_tasks.submit(partial(_connected, token), self._reached)
+
+    def _reached(self, _: _Finish | Exception) -> None:
+        self._reaching = False
+        self._tell()
+
+    async def _tell_anyway(self, clock: Clock) -> None:
+        await clock.sleep(_FIRST_TRY)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Answer who asked for the status before anything was known of the token."""
+        if self._telling is not None:
+            self._telling.cancel()
+        waiting, self._unanswered = self._unanswered or [], None
+        for control, number in waiting:
+            control.send(protocol.encode(self._report(number)))
 
     def _modes(self) -> frozenset[KeyMode]:
         given = {KeyMode.OWN: self, KeyMode.SHARED: self._seals, KeyMode.HSM: self._token}
@@ -276,7 +318,8 @@ def _connected(token: "Token") -> _Finish:
 
 
 def _destroy(token: "Token", request: protocol.Forget) -> _Finish:
-    token.destroy(request.kid)
+    with contextlib.suppress(SignerUnavailable):
+        token.destroy(request.kid)
     return lambda: protocol.Done(request.id)
 
 
