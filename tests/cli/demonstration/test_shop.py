@@ -41,8 +41,13 @@ async def test_answer_that_says_later_is_asked_for_again(token):
         return step
 
     async with shop_of(answer) as shop:
-        assert (await shop.log_in()).refresh_token == "r"
-        assert shop.repeated == 2
+        tokens = await shop.log_in()
+        assert tokens.refresh_token == "r"
+        script += [httpx2.Response(503), httpx2.Response(204), httpx2.Response(503), httpx2.Response(400)]
+        await shop.log_out(tokens)
+        await shop.is_logged_out(tokens, "http://issuer")
+        assert script == []
+        assert shop.repeated == 4
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])

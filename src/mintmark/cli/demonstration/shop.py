@@ -69,19 +69,22 @@ class Shop:
 
     async def refresh(self, tokens: Tokens, at: str = "") -> Tokens:
         """What these are exchanged for."""
-        answer = await self._ask(lambda: self.try_refresh(tokens, at), 200, "a refresh")
-        return _tokens(answer)
+        return _tokens(await self._refresh(tokens, at, 200, "a refresh"))
 
-    async def try_refresh(self, tokens: Tokens, at: str = "") -> httpx2.Response:
-        """The answer to one refresh, whatever it is."""
+    async def is_logged_out(self, tokens: Tokens, at: str) -> None:
+        """Raise DemoFailed if the node ``at`` does not refuse to refresh these."""
+        await self._refresh(tokens, at, 400, f"a refresh at {at} after the logout")
+
+    async def _refresh(self, tokens: Tokens, at: str, wanted: int, what: str) -> httpx2.Response:
         body = {"refresh_token": tokens.refresh_token, "client_id": CLIENT_ID}
-        return await self._http.post(f"{at or self.issuer}/v1/sessions/refresh", json=body)
+        url = f"{at or self.issuer}/v1/sessions/refresh"
+        return await self._ask(lambda: self._http.post(url, json=body), wanted, what)
 
     async def log_out(self, tokens: Tokens, at: str = "") -> None:
         """End the session of these."""
         headers = {"Authorization": f"Bearer {tokens.access_token}"}
-        answer = await self._http.delete(f"{at or self.issuer}/v1/sessions/current", headers=headers)
-        expect(answer.status_code, 204, "the log-out")
+        url = f"{at or self.issuer}/v1/sessions/current"
+        await self._ask(lambda: self._http.delete(url, headers=headers), 204, "the log-out")
 
     async def call(self, access_token: str) -> httpx2.Response:
         """The service's answer to this token, whatever it is."""
