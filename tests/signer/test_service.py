@@ -17,7 +17,8 @@ from mintmark.errors import SignerUnavailable
 from mintmark.signer import protocol, service
 from mintmark.signer.client import SignerClient
 from mintmark.signer.local import LocalSigner
-from mintmark.signer.service import MAX_IN_FLIGHT, SignerService
+from mintmark.signer.service import SignerService
+from mintmark.signer.worker import MAX_IN_FLIGHT
 from mintmark.testing.clock import FakeClock
 from mintmark.units import Issuer, Kid, NumericDate, Seconds
 

@@ -20,9 +20,10 @@ from mintmark.ports.clock import Clock
 from mintmark.ports.signer import HardeningReport, Refusal, SignerRefused, SignerStatus, TokenState
 from mintmark.signer import protocol
 from mintmark.signer.channel import Channel
-from mintmark.signer.keys import Admitted, KeyTable, PrivateHalf, Where, new_private_key
+from mintmark.signer.keys import KeyTable, PrivateHalf, Where, new_private_key
 from mintmark.signer.sealed import Seals
-from mintmark.signer.threads import Threads, attempt
+from mintmark.signer.threads import Threads
+from mintmark.signer.worker import WorkerLine
 from mintmark.units import Kid
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger("mintmark.signer")
 
-MAX_IN_FLIGHT: Final = 256
-"""Signatures of one worker under way in threads; then its channel is not read until some are done."""
 TOKEN_THREADS: Final = 4
 """Signatures that a token makes at once. It is waited for, not computed here, so processors do not count."""
 _FIRST_TRY: Final = 5.0
@@ -82,7 +81,7 @@ class SignerService:
             self._unanswered = []
             self._telling = asyncio.create_task(self._tell_anyway(clock))
         self._loading: dict[int, protocol.Load] = {}
-        self._workers: set[_Worker] = set()
+        self._workers: set[WorkerLine] = set()
         self._control: Channel | None = None
 
     def serve_control(self, sock: socket.socket, on_end: Callable[[], None]) -> None:
@@ -101,7 +100,7 @@ class SignerService:
     def serve_worker(self, sock: socket.socket) -> None:
         """Sign what comes on ``sock`` until it ends."""
         pools = {Where.THREAD: self._signing, Where.DEVICE: self._token_signing}
-        worker = _Worker(sock, self._table, pools, self._workers.discard)
+        worker = WorkerLine(sock, self._table, pools, self._workers.discard)
         self._workers.add(worker)
         log.info("worker channel attached, %d in all", len(self._workers))
 
@@ -326,63 +325,3 @@ def _destroy(token: "Token", request: protocol.Forget) -> _Finish:
 def _sweep(token: "Token", request: protocol.Sweep, keep: frozenset[Kid]) -> _Finish:
     kids = token.sweep(keep=keep, issuer=request.issuer, older_than=request.older_than)
     return lambda: protocol.Swept(request.id, kids)
-
-
-class _Worker:
-    """One worker's channel: it can sign, and nothing else."""
-
-    __slots__ = ("_in_flight", "_pools", "_table", "channel")
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        table: KeyTable,
-        pools: "dict[Where, Threads[bytes]]",
-        on_end: "Callable[[_Worker], None]",
-    ) -> None:
-        self._table = table
-        self._pools = pools
-        self._in_flight = 0
-
-        def ended(why: str) -> None:
-            log.info("worker channel ended: %s", why)
-            on_end(self)
-
-        self.channel = Channel(sock, on_frame=self._sign, on_end=ended, limit=protocol.MAX_REQUEST)
-
-    def _sign(self, frame: memoryview) -> None:
-        try:
-            request = protocol.decode_sign(frame)
-        except msgspec.MsgspecError:
-            self.channel.close("a message that is no Sign")
-            return
-        try:
-            admitted = self._table.admit(request.kid, request.typ, request.payload)
-        except SignerRefused as refusal:
-            self.channel.send(protocol.encode(protocol.Refused(request.id, refusal.reason)))
-            return
-        if admitted.where is Where.LOOP:
-            self._answer(request.id, admitted, attempt(admitted.signature))
-            return
-        self._in_flight += 1
-        self.channel.hold(self._in_flight >= MAX_IN_FLIGHT)
-        self._pools[admitted.where].submit(admitted.signature, partial(self._signed, request.id, admitted))
-
-    def _signed(self, number: int, admitted: Admitted, signature: bytes | Exception) -> None:
-        self._in_flight -= 1
-        self.channel.hold(self._in_flight >= MAX_IN_FLIGHT)
-        self._answer(number, admitted, signature)
-
-    def _answer(self, number: int, admitted: Admitted, signature: bytes | Exception) -> None:
-        answer: protocol.WorkerAnswer
-        if isinstance(signature, SignerUnavailable):
-            answer = protocol.Failed(number)
-        elif isinstance(signature, Exception):
-            log.error("a signature failed: %s", type(signature).__qualname__)
-            answer = protocol.Failed(number)
-        else:
-            try:
-                answer = protocol.Signed(number, self._table.finish(admitted, signature))
-            except SignerRefused as refusal:
-                answer = protocol.Refused(number, refusal.reason)
-        self.channel.send(protocol.encode(answer))
