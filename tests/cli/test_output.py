@@ -8,7 +8,10 @@ from tests.cli.command_line import PASSWORD
 
 from mintmark.cli.output import Output, distance, instant, span, table
 from mintmark.core import base64url
+from mintmark.core.key import KeyMode
 from mintmark.units import ClientId, NumericDate
+
+SEALED = b"the sealed half of a shared key"
 
 
 class Terminal(io.StringIO):
@@ -23,6 +26,7 @@ def test_no_command_shows_a_hash_a_sealed_half_or_a_token(shop):
     added = shop.ok("clients", "add", "Billing", "--client-id", "billing", "--audience", "orders")
     session, token = shop.add_session("ada", "shop")
     shop.add_key("k" * 43)
+    shop.change("k" * 43, mode=KeyMode.SHARED, sealed=SEALED)
     issuer = shop.settings.issuer
 
     async def secrets(store):
@@ -33,6 +37,7 @@ def test_no_command_shows_a_hash_a_sealed_half_or_a_token(shop):
             *spelled(client.secret_hash),
             *spelled(session.sealed),
             *spelled(session.public_key),
+            *spelled(SEALED),
         ]
 
     canaries = [PASSWORD, added["client_secret"], token, token[40:], *shop.within(secrets)]
@@ -40,6 +45,8 @@ def test_no_command_shows_a_hash_a_sealed_half_or_a_token(shop):
     for argv in (
         ("users", "list"), ("clients", "list"), ("keys", "list"), ("sessions", "list"),
         ("keys", "revoke", "k", "--reason", "x", "--dry-run"), ("keys", "rotate"),
+        ("keys", "timeline"), ("keys", "hold", "k"), ("keys", "remove", "k"),
+        ("keys", "switch", "--algorithm", "ES256"), ("keys", "release", "k"),
         ("sessions", "revoke", session.rid), ("users", "disable", "ada"), ("users", "passwd", "nobody"),
         ("keys", "revoke", "k", "--reason", "x"), ("clients", "remove", "billing"), ("users", "add", "ada"),
     ):  # fmt: skip
@@ -64,6 +71,8 @@ def test_json_is_one_document_and_nothing_else(shop):
         ("keys", "list"),
         ("sessions", "list"),
         ("keys", "rotate"),
+        ("keys", "timeline"),
+        ("keys", "switch", "--algorithm", "PS256", "--dry-run"),
     ):
         for line in ((*argv, "--json"), ("--json", *argv), (argv[0], "--json", *argv[1:])):
             assert isinstance(shop(*line).json, dict)

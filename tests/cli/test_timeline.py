@@ -1,5 +1,6 @@
 """``mintmark keys timeline``: whatever the ring is, it is drawn within its width, and now is in it."""
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from mintmark.cli.output import Output
 from mintmark.cli.timeline import ASCII, MIN_WIDTH, UNICODE, Phase, bars, document, draw, window
 from mintmark.core import keyring
 from mintmark.core.key import Activation, Key, KeyMode, KeyState
@@ -139,6 +141,27 @@ def test_picture_is_told_apart_without_colour():
         text = "\n".join(line.plain for line in draw(view(key("k")), TIMING, width=80, glyphs=glyphs))
         assert all(f"{sign} {phase.value}" in text for phase, sign in glyphs.phases.items())
     assert "".join(ASCII.phases.values()).isascii()
+
+
+def test_picture_has_colour_on_a_terminal_alone(monkeypatch):
+    """In a pipe, and where NO_COLOR asks for none, there is no escape code; on a terminal there is."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for stream, coloured in ((Terminal(), True), (io.StringIO(), False)):
+        Output(as_json=False, stdout=stream).answer({}, *draw(view(key("k")), TIMING, width=80))
+        assert ("\x1b[" in stream.getvalue()) is coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    Output(as_json=False, stdout=stream).answer({}, *draw(view(key("k")), TIMING, width=80))
+    assert "\x1b[3" not in stream.getvalue()
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_picture_of_a_rotation():
