@@ -6,7 +6,7 @@ import json
 import pytest
 from tests.cli.command_line import PASSWORD
 
-from mintmark.cli.output import Output, distance, instant, span, table
+from mintmark.cli.output import Output, distance, instant, table
 from mintmark.core import base64url
 from mintmark.core.key import KeyMode
 from mintmark.units import ClientId, NumericDate
@@ -124,23 +124,6 @@ def test_no_color_is_respected(monkeypatch, color):
     out = Terminal()
     Output(as_json=False, stderr=out).heading("NOT VERIFIED")
     assert ("[1;31m" in out.getvalue()) is color
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0s"),
-        (59, "59s"),
-        (935, "15m 35s"),
-        (14_400, "4h"),
-        (90_061, "1d 1h"),
-        (86_405, "1d 5s"),
-        (-60, "1m"),
-    ],
-)
-def test_spans_are_read_at_a_glance(seconds, text):
-    """The two largest units that are not zero."""
-    assert span(seconds) == text
 
 
 def test_times_are_utc():

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from cyclopts import App, Parameter
 
 from mintmark.cli.invocation import Given, Invocation, Opened
-from mintmark.cli.output import distance, instant, span, table
+from mintmark.cli.output import distance, instant, table
 from mintmark.cli.status import Failed, Misused
 from mintmark.cli.switch import kind_document, switch
 from mintmark.cli.timeline import ASCII, UNICODE, document, draw
@@ -16,7 +16,7 @@ from mintmark.core.timing import Timing
 from mintmark.errors import NotFound
 from mintmark.server.emergency import hold_key, remove_key, request_rotation, revoke_key
 from mintmark.server.setting import shown
-from mintmark.units import Kid, NumericDate
+from mintmark.units import Kid, NumericDate, spoken
 
 app = App(name="keys", help="List, draw, rotate, hold, remove, switch and revoke signing keys.")
 
@@ -43,7 +43,7 @@ async def list_keys(*, given: Given) -> None:
             key.mode.value,
             key.alg,
             key.node[:_NODE_SHOWN],
-            span(max(0, now - key.prepared_at)),
+            spoken(max(0, now - key.prepared_at)),
             key.activation.value if key.activation is not None else "",
             ""
             if key.sign_until is None or key.state is not KeyState.ACTIVE
@@ -111,7 +111,7 @@ async def rotate(*, given: Given) -> None:
             "lead": lead,
         },
         f"Asked for a successor of each active key: {active}.",
-        f"A new key signs once it has been public for {span(lead)}; until then the present one goes on."
+        f"A new key signs once it has been public for {spoken(lead)}; until then the present one goes on."
         if active
         else "No key is active now: the next node that starts makes one.",
     )
@@ -262,8 +262,8 @@ def _forecast(
 def _consequences(timing: Timing) -> tuple[str, ...]:
     others = timing.jwks_max_age + timing.verifier_cache
     return (
-        f"It is out of the key set now; its node stops signing with it in at most {span(timing.lease)}.",
-        f"Verifiers that follow the feed refuse its tokens at once, all others within {span(others)}.",
+        f"It is out of the key set now; its node stops signing with it in at most {spoken(timing.lease)}.",
+        f"Verifiers that follow the feed refuse its tokens at once, all others within {spoken(others)}.",
         "Sessions live on: their next refresh is signed with another key.",
     )
 

@@ -14,10 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mintmark.cli.status import printable
-from mintmark.units import NumericDate
+from mintmark.units import NumericDate, spoken
 
 _UNBOUNDED: Final = 100_000
-_UNITS: Final = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 class Output:
@@ -85,18 +84,8 @@ def instant(at: int) -> str:
         return str(at)
 
 
-def span(seconds: int) -> str:
-    """The two largest units of a span: ``15m 35s``, ``3h``, ``0s``."""
-    left, parts = abs(seconds), list[str]()
-    for unit, size in _UNITS:
-        if left >= size:
-            parts.append(f"{left // size}{unit}")
-            left %= size
-    return " ".join(parts[:2]) or "0s"
-
-
 def distance(at: int, now: NumericDate) -> str:
     """``in 3h 20m``, ``5m ago`` or ``now``."""
     if at == now:
         return "now"
-    return f"in {span(at - now)}" if at > now else f"{span(now - at)} ago"
+    return f"in {spoken(at - now)}" if at > now else f"{spoken(now - at)} ago"

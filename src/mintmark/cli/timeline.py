@@ -9,13 +9,12 @@ from typing import Final
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from mintmark.cli.output import span
 from mintmark.cli.status import printable
 from mintmark.core.key import Key, KeyState
 from mintmark.core.keyring import Ring
 from mintmark.core.timing import Timing
 from mintmark.ports.keyring import RingView
-from mintmark.units import NodeId, NumericDate
+from mintmark.units import NodeId, NumericDate, spoken
 
 MIN_WIDTH: Final = 40
 _KID_SHOWN: Final = 8
@@ -195,7 +194,7 @@ def _line(bar: Bar, axis: _Axis, now: NumericDate, glyphs: Glyphs) -> Text:
 def _scale(axis: _Axis, now: NumericDate, glyphs: Glyphs) -> Iterable[Text]:
     """What the columns mean: how long ago the first is, now, and how far ahead the last is."""
     at = axis.column(now)
-    ago, ahead = f"{span(now - axis.begin)} ago", f"in {span(axis.end - now)}"
+    ago, ahead = f"{spoken(now - axis.begin)} ago", f"in {spoken(axis.end - now)}"
     before = ago if at - 2 >= len(ago) else ""
     start = max(0, min(at - 1, axis.width - 3))
     text = before.ljust(start) + "now"
