@@ -1,21 +1,29 @@
 """Nodes with different keys of the cluster, or none."""
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import pytest
 
 from mintmark.adapters.memory import MemoryStore
+from mintmark.adapters.memory_bus import MemoryBus
+from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
+from mintmark.core.key import Key, KeyState
 from mintmark.core.keyring import LIVE_FOR, Ring
 from mintmark.core.mark import UNMARKED, MarkKey, Marks
 from mintmark.core.timing import Timing
 from mintmark.errors import ConfigurationError
+from mintmark.ports.keyring import RingView
 from mintmark.server.agreement import agree
 from mintmark.server.audit import Audit
 from mintmark.server.rejection import Rejections
+from mintmark.server.rotation import Rotation
+from mintmark.signer.local import LocalSigner
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
-from mintmark.units import Issuer, NodeId
+from mintmark.units import Issuer, Kid, NodeId, NumericDate
 
 ISSUER = Issuer("https://auth.example.com")
 KEY, OTHER_KEY = (MarkKey.from_bytes(bytes([number]) * 32) for number in (1, 2))
@@ -105,3 +113,60 @@ async def test_rejected_row_is_reported_once_while_it_stays(machine):
     await machine.beat(UNMARKED)
     rejections.note(await store.keyring.read(ISSUER))
     assert audit.counts == {EventName.ROW_REJECTED: 3}
+
+
+@dataclass
+class Reader:
+    """Reads back what the store publishes."""
+
+    store: MemoryStore
+
+    async def kids(self, url: str) -> frozenset[Kid]:
+        return frozenset(key.kid for key in (await self.store.keyring.read(ISSUER)).ring.published())
+
+
+@pytest.fixture
+async def signer(machine: Machine) -> AsyncIterator[LocalSigner]:
+    with closing(LocalSigner(clock=machine.clock)) as made:
+        yield made
+
+
+async def test_node_reports_a_forged_ring_and_mends_it(machine, signer):
+    """What somebody wrote in place of its ring is an alarm, and gone with the key that takes its place."""
+    store, stranger = await machine.store(MARKED), await machine.store(UNMARKED)
+    audit = Audit()
+    rotation = Rotation(
+        ISSUER,
+        node=NodeId("node-1"),
+        algorithm=Algorithm.ES256,
+        store=store.keyring,
+        signer=signer,
+        reader=Reader(store),
+        bus=MemoryBus(clock=machine.clock),
+        clock=machine.clock,
+        timing=Timing(),
+        audit=audit,
+        served=lambda: 2**31,
+        own_url="http://127.0.0.1:1/jwks.json",
+        proof_urls=(),
+    )
+
+    async def rounds() -> tuple[Key, ...]:
+        for _ in range(20):
+            machine.clock.advance(2)
+            await rotation.round()
+            await rotation.answered()
+        view: RingView = await store.keyring.read(ISSUER)
+        return view.ring.keys
+
+    (own,) = await rounds()
+    ring = (await stranger.keyring.read(ISSUER)).ring
+    forged = replace(own, kid=Kid("forged"), publish_until=NumericDate(2**40))
+    assert await stranger.keyring.swap(
+        ring.generation, replace(ring, generation=ring.generation + 1, keys=(forged,))
+    )
+    keys = await rounds()
+    assert audit.counts[EventName.ROW_REJECTED] == 2
+    assert [key.state for key in keys] == [KeyState.ACTIVE]
+    assert "forged" not in {key.kid for key in keys}
+    assert not (await store.keyring.read(ISSUER)).rejected
