@@ -1,6 +1,7 @@
 """I1 with verifiers of others: keys rotate, nodes come, go and die, and none refuses a valid token."""
 
 import contextlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -32,22 +33,22 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How keys are held in one run of the suite, and how long it is."""
+    """How keys are held in one run of the suite, and how many become active in it."""
 
     name: str
+    mode: str
     algorithm: str
     settings: Callable[[Path], Mapping[str, Any]]
     activations: int
-    rolling: bool = True
-    """Restart every node; a run without it has rotations and a killed node alone."""
 
 
 def _own(folder: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _own_es256(folder: Path) -> Mapping[str, Any]:
-    return {"algorithm": "ES256"}
+def _few_signers(folder: Path) -> Mapping[str, Any]:
+    """One node more than have keys: it mints through its peers for as long as it runs."""
+    return {"signers": 2, "algorithm": "ES256"}
 
 
 def _sealed(folder: Path) -> Mapping[str, Any]:
@@ -56,11 +57,11 @@ def _sealed(folder: Path) -> Mapping[str, Any]:
     return {"key_mode": "shared", "seal_key": f"file:{folder}/seal.key"}
 
 
-OWN = Run("own", "RS256", _own, 12)
-OWN_ES256 = Run("own-ES256", "ES256", _own_es256, 6, rolling=False)
-SHARED = Run("shared", "RS256", _sealed, 5)
+OWN = Run("own", "own", "RS256", _own, 12)
+PEERS = Run("peers", "own", "ES256", _few_signers, 8)
+SHARED = Run("shared", "shared", "RS256", _sealed, 5)
 
-RUNS = (OWN, OWN_ES256, SHARED)
+RUNS = (OWN, PEERS, SHARED)
 
 
 @pytest.mark.slow
@@ -93,8 +94,7 @@ def test_verifiers_of_others_refuse_no_valid_token(run: Run, tmp_path):
         ):
             until(lambda: all(watch.checks for watch in watches), "every verifier has seen a token")
             cluster.nodes[joining].start().until_ready(patience=PATIENCE)
-            if run.rolling:
-                cluster.rolling_restart()
+            cluster.rolling_restart()
             cluster.kill(1)
             went_on = load.record.refreshed
             until(lambda: load.record.refreshed > went_on + 20, "clients go on without the killed node")
@@ -106,9 +106,12 @@ def test_verifiers_of_others_refuse_no_valid_token(run: Run, tmp_path):
         valid = {watch.name: watch.ask(token.text) for watch in watches}
         forged = {watch.name: watch.ask(tampered(token.text)) for watch in watches}
         activated = cluster.events("key.activated")
+        listed = json.loads(cluster.run("keys", "list", "--json"))["keys"]
         keys = cluster.http.get("/.well-known/jwks.json").json()["keys"]
 
     print(f"{len(activated)} activations ({Counter(event['cause'] for event in activated)})")
+    remote = len(cluster.events("token.signed_for_peer"))
+    print(f"{remote} tokens signed for peers")
     print(f"{load.record.refreshed} refreshes, {load.record.outages} outages, {len(keys)} keys at the end")
     for watch in watches:
         failed = watch.unasked.total()
@@ -121,6 +124,8 @@ def test_verifiers_of_others_refuse_no_valid_token(run: Run, tmp_path):
     # To fail to fetch is no refusal, but who fails all the time has shown nothing.
     assert [watch.name for watch in watches if watch.unasked.total() * 20 > watch.checks] == []
     assert [event["cause"] for event in activated].count("bootstrap") == 1
+    assert {(key["mode"], key["alg"]) for key in listed} == {(run.mode, run.algorithm)}
+    assert remote or run is not PEERS
 
 
 def _until_activated(cluster: RunningCluster, count: int) -> None:
