@@ -1,6 +1,5 @@
 """Several issuers behind one listener: each request reaches its own, and nothing of another's works there."""
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -17,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from tests.http.surface import SECRET, Surface, surface, user
+from tests.http.surface import SECRET, Surface, surface, until, user
 
 from mintmark.adapters.memory import MemoryStore
 from mintmark.core import keyring
@@ -452,12 +451,21 @@ async def without_key(at: Surface) -> None:
     await at.read_ring()
 
 
-async def signs_elsewhere(at: Surface, *, live: bool) -> None:
-    """Another node that holds an active key of the issuer, with or without a heartbeat."""
+async def signs_elsewhere(at: Surface) -> None:
+    """Another live node that holds an active key of the issuer."""
     await at.add_key(node=NodeId("node-2"))
-    if live:
-        await at.store.keyring.beat(at.issuer, NodeId("node-2"), ring_generation=1)
+    await at.store.keyring.beat(at.issuer, NodeId("node-2"), ring_generation=1)
     await at.read_ring()
+
+
+async def pass_time(found: Two, seconds: int) -> None:
+    """Let time pass for both issuers, which go on reading the store meanwhile."""
+    assert isinstance(found.one.clock, FakeClock)
+    for _ in range(seconds):
+        found.one.clock.advance(1)
+        for at in (found.one, found.other):
+            await at.read_ring()
+            await until(at.services.feed.is_fresh)
 
 
 async def readiness(found: Two) -> tuple[list[str], list[str], list[str]]:
@@ -473,7 +481,7 @@ async def test_issuer_that_another_node_signs_for_takes_this_node_out():
     async with two(HERE, THERE) as found:
         assert await readiness(found) == ([], [], [])
         await without_key(found.other)
-        await signs_elsewhere(found.other, live=True)
+        await signs_elsewhere(found.other)
         assert await readiness(found) == (["no_active_key"], [], ["no_active_key"])
 
 
@@ -492,7 +500,10 @@ async def test_dead_node_with_a_key_is_nobody_to_send_requests_to():
     async with two(HERE, THERE) as found:
         assert await readiness(found) == ([], [], [])
         await without_key(found.other)
-        await signs_elsewhere(found.other, live=False)
+        await signs_elsewhere(found.other)
+        await pass_time(found, keyring.LIVE_FOR - 1)
+        assert await readiness(found) == (["no_active_key"], [], ["no_active_key"])
+        await pass_time(found, 1)
         assert await readiness(found) == ([], [], ["no_active_key"])
 
 
@@ -506,17 +517,16 @@ async def test_node_without_any_key_is_not_ready():
 
 async def test_first_key_of_an_issuer_is_waited_for_and_not_for_ever():
     """A node that has just started is not ready before each issuer has its first key, or should have."""
-    clock = FakeClock()
-    async with two(HERE, THERE, clock=clock) as found:
+    async with two(HERE, THERE) as found:
         await without_key(found.other)
         app = create_node_app((found.one.services, found.other.services), audit=Audit())
         async with through(app, HERE) as http:
             assert (await http.get("/readyz")).json()["reasons"] == ["no_active_key"]
             patience = found.one.services.timing.propagation + keyring.LIVE_FOR
-            for _ in range(patience):
-                clock.advance(1)
-                await asyncio.gather(*(at.read_ring() for at in (found.one, found.other)))
-            assert "no_active_key" not in (await http.get("/readyz")).json()["reasons"]
+            await pass_time(found, patience - 1)
+            assert (await http.get("/readyz")).json()["reasons"] == ["no_active_key"]
+            await pass_time(found, 1)
+            assert (await http.get("/readyz")).json()["reasons"] == []
 
 
 async def test_what_is_wrong_with_the_node_counts_for_every_issuer():
