@@ -113,6 +113,9 @@ def someone_signs(view: View, timing: Timing) -> bool:
 
     A key of the cluster outlives its nodes. As long as such keys are wanted nothing is begun beside one, even
     if nobody who lives can open it: that is for an operator to say, by revoking it.
+
+    A node's own key whose lease the store's clock was set back below counts for none: a node that can sign
+    gives it up at once.
     """
     watched = has_watched(view)
     clusters_wanted = wanted(view).mode is not KeyMode.OWN
@@ -122,7 +125,7 @@ def someone_signs(view: View, timing: Timing) -> bool:
         or (key.is_of_cluster() and (clusters_wanted or view.now < key.lease_until))
         or (not watched and (view.interrupted or view.now < key.lease_until))
         for key in view.ring.keys
-        if key.state is KeyState.ACTIVE
+        if key.state is KeyState.ACTIVE and (key.is_of_cluster() or not is_ahead(key, view, timing))
     )
 
 
@@ -140,8 +143,14 @@ def was_set_back(view: View, timing: Timing) -> bool:
     The clock by which it was written was ahead. By the one that is right the lease is not due for renewal,
     and the signer, which also counts by a clock that nobody sets, will soon refuse to sign under it.
     """
-    latest = view.now + timing.lease + timing.clock_skew
-    return any(view.holds(key) and key.lease_until > latest for key in view.ring.keys if key.state in SIGNING)
+    return any(
+        view.holds(key) and is_ahead(key, view, timing) for key in view.ring.keys if key.state in SIGNING
+    )
+
+
+def is_ahead(key: Key, view: View, timing: Timing) -> bool:
+    """Whether the lease of ``key`` ends later than any that was written by now."""
+    return key.lease_until > view.now + timing.lease + timing.clock_skew
 
 
 class Departure(StrEnum):

@@ -17,6 +17,7 @@ from mintmark.core.membership import (
     has_room,
     has_slot,
     has_watched,
+    is_ahead,
     is_full,
     is_held,
     live_nodes,
@@ -311,6 +312,7 @@ def _must_begin(view: View, timing: Timing) -> bool:
     someone_begins = any(
         key.state is KeyState.PREPARED and key.node in others and view.now < key.prepared_at + timing.lease
         for key in view.ring.keys
+        if not is_ahead(key, view, timing)
     )
     return not someone_begins and not someone_signs(view, timing)
 
