@@ -13,7 +13,7 @@ from mintmark.core.timing import Timing
 from mintmark.ports.keyring import RejectedRow, RingView, RowKind, StoredTiming
 from mintmark.server.diagnosis import store
 from mintmark.server.diagnosis.finding import Check, Finding, Verdict
-from mintmark.server.diagnosis.store import NO_SPACE, Place
+from mintmark.server.diagnosis.place import NO_SPACE, Place, of_place
 from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
 
 NOW = NumericDate(1_800_000_000)
@@ -63,14 +63,14 @@ def by_check(findings):
 
 def test_file_in_order_has_room_and_belongs_to_its_owner():
     """A database file that can be used is left to be opened."""
-    found = by_check(store.of_place(PLACE))
+    found = by_check(of_place(PLACE))
     assert found.keys() == {Check.STORE_SPACE, Check.STORE_MODE}
     assert all(one.verdict is Verdict.OK for one in found.values())
 
 
 def test_file_that_is_absent_is_made_at_the_first_start():
     """Before the first start nothing is wrong."""
-    found = by_check(store.of_place(dataclasses.replace(PLACE, mode=None, is_file=False, writable=False)))
+    found = by_check(of_place(dataclasses.replace(PLACE, mode=None, is_file=False, writable=False)))
     assert found[Check.STORE_REACH].verdict is Verdict.OK
     assert "the first start makes it" in found[Check.STORE_REACH].found
 
@@ -87,7 +87,7 @@ def test_file_that_is_absent_is_made_at_the_first_start():
 )
 def test_file_that_cannot_be_used_is_a_failure(changed, fix):
     """Each reason why the file could not be used or made has its fix."""
-    found = by_check(store.of_place(dataclasses.replace(PLACE, **changed)))
+    found = by_check(of_place(dataclasses.replace(PLACE, **changed)))
     assert found[Check.STORE_REACH].verdict is Verdict.FAILED
     assert fix in (found[Check.STORE_REACH].fix or "")
 
@@ -95,7 +95,7 @@ def test_file_that_cannot_be_used_is_a_failure(changed, fix):
 @pytest.mark.parametrize("mode", [0o644, 0o660, 0o604])
 def test_file_that_others_may_open_is_a_warning(mode):
     """Hashes of passwords are for nobody else."""
-    found = by_check(store.of_place(dataclasses.replace(PLACE, mode=0o100000 | mode)))
+    found = by_check(of_place(dataclasses.replace(PLACE, mode=0o100000 | mode)))
     assert found[Check.STORE_MODE].verdict is Verdict.WARNING
     assert "chmod" in (found[Check.STORE_MODE].fix or "")
 
@@ -111,9 +111,7 @@ def test_file_that_others_may_open_is_a_warning(mode):
 )
 def test_disk_that_is_full_or_far_away_is_told(changed, verdict):
     """Little room warns, no room fails, and so does a file system that SQLite cannot work on."""
-    assert (
-        by_check(store.of_place(dataclasses.replace(PLACE, **changed)))[Check.STORE_SPACE].verdict is verdict
-    )
+    assert by_check(of_place(dataclasses.replace(PLACE, **changed)))[Check.STORE_SPACE].verdict is verdict
 
 
 # --- a database ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.keyring import RingView
 from mintmark.server.diagnosis import store
 from mintmark.server.diagnosis.finding import Check, Finding, Verdict, skipped
-from mintmark.server.diagnosis.store import Place
+from mintmark.server.diagnosis.place import Place, of_place
 from mintmark.server.settings import Settings
 from mintmark.units import NumericDate
 
@@ -41,7 +41,7 @@ async def look_at_store(settings: Settings, *, clock: Clock, entropy: Entropy) -
     """Everything about the store, without a change to it."""
     subject = place_of(settings.store)
     is_file = settings.store.startswith(_FILE)
-    findings = list(store.of_place(await asyncio.to_thread(_place, Path(subject)))) if is_file else []
+    findings = list(of_place(await asyncio.to_thread(_place, Path(subject)))) if is_file else []
     reach = next((finding for finding in findings if finding.check == Check.STORE_REACH), None)
     if reach is not None:
         why = "there is no database yet" if reach.verdict is Verdict.OK else "the database is not usable"
