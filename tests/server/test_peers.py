@@ -271,7 +271,7 @@ async def test_node_that_is_silent_or_gone_is_a_stranger(world: Town):
 
 
 async def test_certificate_that_a_live_node_made_is_not_its_own(world: Town):
-    """A certificate that names the node, and is in nobody's row, opens nothing."""
+    """A certificate that names the node, and is in nobody's row, opens nothing (DP1)."""
     old, new = await world.join("old", key=True), await world.join("new")
     await world.look()
     forged = ClusterCaller(Identity(NodeId("new"), SYSTEM_ENTROPY), clock=world.clock)
