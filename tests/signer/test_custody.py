@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def check(made: MadeKey, token: str) -> None:
 
 @pytest.mark.parametrize("alg", list(Algorithm))
 async def test_node_with_the_same_seal_key_signs_with_the_shared_key(alg):
-    """KY4: what one signer made another opens, in its sandbox, from what the store has."""
+    """KY5: what one signer made another opens, in its sandbox, from what the store has."""
     async with with_seal_keys(FIRST) as one, with_seal_keys(base64.b64encode(FIRST) + b"\n") as other:
         assert (await one.control.status()).modes == {KeyMode.OWN, KeyMode.SHARED}
         made = await generate(one, KeyMode.SHARED, alg)
@@ -284,31 +285,60 @@ async def test_secrets_are_in_no_argument_and_no_environment(tmp_path):
             assert b"SOFTHSM2_CONF" not in read(pid, "environ")
 
 
-def test_network_is_open_only_where_it_was_asked_for():
-    """A signer's sandbox refuses sockets; with "network" it may connect, and still not listen or run."""
-    script = (
-        "import socket, sys\n"
-        "from mintmark.signer.hardening import Profile, harden\n"
-        "harden(Profile.SIGNER, network=len(sys.argv) > 1)\n"
-        "try:\n"
-        "    made = socket.socket()\n"
-        "except PermissionError:\n"
-        "    print('no socket', end='')\n"
-        "    sys.exit()\n"
-        "try:\n"
-        "    made.connect(('127.0.0.1', 1))\n"
-        "except ConnectionRefusedError:\n"
-        "    print('connects', end='')\n"
-        "try:\n"
-        "    made.bind(('127.0.0.1', 0))\n"
-        "except PermissionError:\n"
-        "    print(', no bind', end='')\n"
+SANDBOXED = """
+import json, os, socket, subprocess, sys
+from mintmark.signer.hardening import Profile, harden
+
+def works(what):
+    try:
+        what()
+    except PermissionError:
+        return False
+    except ConnectionRefusedError:
+        pass
+    return True
+
+network, inside, outside = sys.argv[1] == "network", sys.argv[2], sys.argv[3]
+report = harden(Profile.SIGNER, network=network, paths=[inside])
+made = []
+print(json.dumps({
+    "landlock": next(item.on for item in report if item.name == "landlock"),
+    "seccomp": next(item.on for item in report if item.name == "seccomp"),
+    "socket": works(lambda: made.append(socket.socket())),
+    "connect": works(lambda: made[0].connect(("127.0.0.1", 1))) if made else False,
+    "bind": works(lambda: made[0].bind(("127.0.0.1", 0))) if made else False,
+    "read inside": works(lambda: open(inside + "/file").read()),
+    "write inside": works(lambda: open(inside + "/new", "w").write("x")),
+    "replace inside": works(lambda: os.replace(inside + "/new", inside + "/file")),
+    "read outside": works(lambda: open(outside + "/file").read()),
+    "write outside": works(lambda: open(outside + "/new", "w")),
+    "link": works(lambda: os.symlink("/etc", inside + "/link")),
+    "run": works(lambda: subprocess.run([inside + "/program"])),
+}))
+"""
+FILES = {"read inside", "write inside", "replace inside"}
+
+
+@pytest.mark.parametrize(("network", "open_"), [("closed", FILES), (NETWORK, FILES | {"socket", "connect"})])
+def test_sandbox_of_a_token_opens_what_was_named_and_nothing_else(tmp_path, network, open_):
+    """Reading and writing in a folder that was named, connecting where it was asked for; never a program."""
+    places = [tmp_path / "inside", tmp_path / "outside"]
+    for place in places:
+        place.mkdir()
+        (place / "file").write_text("x")
+        (place / "program").symlink_to("/bin/true")
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", SANDBOXED, network, *map(str, places)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    for arguments, said in (([], "no socket"), ([NETWORK], "connects, no bind")):
-        ran = subprocess.run(
-            [sys.executable, "-I", "-c", script, *arguments], capture_output=True, text=True, check=True
-        )
-        assert ran.stdout == said
+    found = {name for name, works in json.loads(ran.stdout).items() if works}
+    assert found >= open_
+    if found >= {"landlock", "seccomp"}:
+        assert found == open_ | {"landlock", "seccomp"}
+    else:
+        assert os.environ.get("CI") != "true", "this kernel has no sandbox, so nothing was proved"
 
 
 def read(pid: int, name: str) -> bytes:

@@ -67,7 +67,7 @@ def held(tmp_path, monkeypatch) -> Iterator[Held]:
 
 @pytest.mark.parametrize("alg", sorted(ALGORITHMS))
 def test_key_is_made_in_the_token_and_cannot_come_out(held, alg):
-    """KY4: sensitive, not extractable, made there, kept there, for signing alone, named by its thumbprint."""
+    """KY5: sensitive, not extractable, made there, kept there, for signing alone, named by its thumbprint."""
     public, key = held.token.generate(issuer=ISSUER, alg=alg)
     private = held.objects(public.kid)[ObjectClass.PRIVATE_KEY]
     for attribute in (
@@ -106,7 +106,7 @@ def test_key_for_one_algorithm_is_not_opened_for_another(held):
 
 
 def test_key_that_could_come_out_is_not_used(held, caplog):
-    """KY4: one that somebody put there with the right name and label, but extractable, is refused."""
+    """KY5: one that somebody put there with the right name and label, but extractable, is refused."""
     session = held.session
     public, _ = held.token.generate(issuer=ISSUER, alg=Algorithm.RS256)
     halves = held.objects(public.kid)

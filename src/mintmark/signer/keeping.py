@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mintmark.core.sealing import SealKey, read_seal_key
 from mintmark.ports.clock import Clock, Entropy
-from mintmark.signer.custody import MAX_SECRET, Custody, Fault, HsmCustody
+from mintmark.signer.custody import MAX_SECRET, NETWORK, Custody, Fault, HsmCustody
 from mintmark.signer.sealed import Seals
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def take_token(hsm: HsmCustody | None, *, rsa_bits: int, clock: Clock) -> "Token
         raise Unusable(Fault.HSM_PIN) from None
     if not pin.isprintable() or not pin:
         raise Unusable(Fault.HSM_PIN)
+    if not all(path == NETWORK or os.path.exists(path) for path in hsm.allow):
+        raise Unusable(Fault.HSM_ALLOW)
     # The block that /proc/PID/environ shows stays empty: these live where getenv(3) looks.
     os.environ.update(hsm.environment)
     try:

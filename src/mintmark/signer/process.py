@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, Final
 
 from mintmark.signer import hardening
-from mintmark.signer.custody import NETWORK, Custody, Fault, HsmCustody
+from mintmark.signer.custody import NETWORK, Custody, HsmCustody
 from mintmark.signer.keeping import Unusable, take_seals, take_token
 from mintmark.signer.logline import JsonFormatter
 from mintmark.signer.service import SignerService
@@ -85,12 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("%s", unusable)
         return unusable.fault
     allow = set() if custody.hsm is None else set(custody.hsm.allow)
-    try:
-        report = hardening.harden(
-            hardening.Profile.SIGNER, paths=sorted(allow - {NETWORK}), network=NETWORK in allow
-        )
-    except OSError:
-        return Fault.HSM_ALLOW
+    report = hardening.harden(
+        hardening.Profile.SIGNER, paths=sorted(allow - {NETWORK}), network=NETWORK in allow
+    )
     service = partial(
         SignerService,
         clock=SUSPEND_CLOCK,
