@@ -1,23 +1,28 @@
 """Mints per second through the signer process, beside the bare signature and PyJWT in the same run.
 
-    python benchmarks/bench_mint.py [--seconds 0.3] [--rounds 7] [--json]
+    python benchmarks/bench_mint.py [--seconds 0.3] [--rounds 7] [--softhsm] [--json]
 
 *raw* is `cryptography` signing the finished signing input in this process, one thread; *PyJWT* its
 ``encode`` with a prepared key, one thread; *signer* is ``plan`` (the claims) and ``sign`` (the hop, the
 checks, the signature) with 1 or 64 calls in flight. The signer may use every processor, so with 64 in
-flight its ratio may pass 1. Rounds interleave all of them and medians are shown: only ratios carry over to
-another machine.
+flight its ratio may pass 1. With ``--softhsm`` *hsm* is the same through a token of SoftHSM's, which shows
+what PKCS#11 and its sessions cost and nothing of a device. Rounds interleave all of them and medians are
+shown: only ratios carry over to another machine.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
 import statistics
+import subprocess
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import jwt
 from cryptography.hazmat.primitives import hashes
@@ -25,8 +30,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from mintmark.core import jws, minting
 from mintmark.core.algorithm import Algorithm
+from mintmark.core.key import KeyMode
 from mintmark.core.minting import ACCESS_TOKEN_TYP, RANDOM_BYTES, TokenRequest
 from mintmark.signer.client import SignerClient
+from mintmark.signer.custody import Custody, HsmCustody
 from mintmark.signer.launch import start_signer
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.units import ClientId, Issuer, Kid, NumericDate, Rid, Seconds, Sub
@@ -45,6 +52,8 @@ REQUEST = TokenRequest(
 )
 ALGORITHMS = (Algorithm.RS256, Algorithm.ES256, Algorithm.EDDSA)
 IN_FLIGHT = (1, 64)
+SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
+PIN = "1234"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,31 +129,80 @@ def peers(alg: Algorithm) -> list[Contender]:
     ]
 
 
-async def measure(seconds: float, rounds: int) -> dict[str, dict[str, float]]:
-    """Tokens per second by algorithm and contender: medians of interleaved rounds."""
-    signer = await start_signer(clock=SYSTEM_CLOCK)
+@contextlib.contextmanager
+def soft_hsm() -> Iterator[Custody]:
+    """A token of SoftHSM's, in a folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        configuration = Path(folder, "softhsm2.conf")
+        configuration.write_text(f"directories.tokendir = {folder}\nlog.level = ERROR\n")
+        subprocess.run(
+            ["softhsm2-util", "--init-token", "--free", "--label", "bench", "--pin", PIN, "--so-pin", PIN],
+            env={**os.environ, "SOFTHSM2_CONF": str(configuration)},
+            check=True,
+            capture_output=True,
+        )
+        reading, writing = os.pipe()
+        os.write(writing, PIN.encode())
+        os.close(writing)
+        try:
+            yield Custody(
+                hsm=HsmCustody(
+                    module=SOFTHSM,
+                    token="bench",
+                    pin=reading,
+                    environment=(("SOFTHSM2_CONF", str(configuration)),),
+                    allow=(folder,),
+                )
+            )
+        finally:
+            os.close(reading)
+
+
+@contextlib.asynccontextmanager
+async def signing(
+    mode: KeyMode, custody: Custody
+) -> AsyncIterator[Callable[[Algorithm], Awaitable[list[Contender]]]]:
+    """What gives the contenders of an algorithm, for as long as their signer runs."""
+    signer = await start_signer(clock=SYSTEM_CLOCK, custody=custody)
     worker = SignerClient(await signer.control.attach(), clock=SYSTEM_CLOCK)
+    name = "signer" if mode is KeyMode.OWN else mode.value
+
+    async def contenders(alg: Algorithm) -> list[Contender]:
+        typs = frozenset({ACCESS_TOKEN_TYP})
+        kid = (await signer.control.generate(issuer=ISSUER, alg=alg, typs=typs, mode=mode)).public.kid
+        now = SYSTEM_CLOCK.now()
+        await signer.control.extend(
+            kid, max_exp=NumericDate(now + 10_000), lease_until=NumericDate(now + 9_000)
+        )
+        return [
+            Contender(alg, f"{name}, {number} in flight", through(worker, kid, number))
+            for number in IN_FLIGHT
+        ]
+
     try:
+        yield contenders
+    finally:
+        worker.close()
+        await signer.stop()
+
+
+async def measure(seconds: float, rounds: int, *, hsm: bool) -> dict[str, dict[str, float]]:
+    """Tokens per second by algorithm and contender: medians of interleaved rounds."""
+    async with contextlib.AsyncExitStack() as stack:
+        own = await stack.enter_async_context(signing(KeyMode.OWN, Custody()))
+        token = None
+        if hsm:
+            custody = stack.enter_context(soft_hsm())
+            token = await stack.enter_async_context(signing(KeyMode.HSM, custody))
         contenders: list[Contender] = []
         for alg in ALGORITHMS:
-            made = await signer.control.generate(issuer=ISSUER, alg=alg, typs=frozenset({ACCESS_TOKEN_TYP}))
-            key = made.public
-            now = SYSTEM_CLOCK.now()
-            await signer.control.extend(
-                key.kid, max_exp=NumericDate(now + 10_000), lease_until=NumericDate(now + 9_000)
-            )
-            contenders += peers(alg)
-            contenders += [
-                Contender(alg, f"signer, {number} in flight", through(worker, key.kid, number))
-                for number in IN_FLIGHT
-            ]
+            contenders += [*peers(alg), *await own(alg)]
+            if token is not None and alg is not Algorithm.EDDSA:
+                contenders += await token(alg)
         rates: dict[tuple[Algorithm, str], list[float]] = {(c.alg, c.name): [] for c in contenders}
         for _ in range(rounds):
             for contender in contenders:
                 rates[contender.alg, contender.name].append(await contender.run(seconds))
-    finally:
-        worker.close()
-        await signer.stop()
     medians: dict[str, dict[str, float]] = {alg.value: {} for alg in ALGORITHMS}
     for (alg, name), measured in rates.items():
         medians[alg.value][name] = statistics.median(measured)
@@ -156,9 +214,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=0.3, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--softhsm", action="store_true", help="measure a token of SoftHSM's as well")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    medians = asyncio.run(measure(options.seconds, options.rounds))
+    medians = asyncio.run(measure(options.seconds, options.rounds, hsm=options.softhsm))
     if options.json:
         machine = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
         print(json.dumps({"benchmark": "mint", "unit": "tokens/s", **machine, "medians": medians}, indent=2))
