@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,9 +21,12 @@ PASSWORDS = (PASSWORD, "another horse, another staple")
 
 
 class Tenants:
-    """One node that serves two issuers, each with a user ada of its own and a client shop."""
+    """One node that serves two issuers, each with a user ada of its own and a client shop.
 
-    def __init__(self, folder: Path, *, port: int, issuers: tuple[str, str]) -> None:
+    The first one's keys are the node's own and for ES256, the second one's for RS256, in ``mode``.
+    """
+
+    def __init__(self, folder: Path, *, port: int, issuers: tuple[str, str], mode: str) -> None:
         self.folder = folder
         self.issuers = issuers
         self.node = RunningNode(folder, port=port)
@@ -31,8 +35,15 @@ class Tenants:
             f"{key} = {json.dumps(value)}\n"
             for key, value in {**settings, "log_format": "json", **SHORT}.items()
         ]
-        for issuer, algorithm in zip(issuers, ("ES256", "RS256"), strict=True):
-            lines.append(f'\n[[issuers]]\nissuer = "{issuer}"\nalgorithm = "{algorithm}"\n')
+        if mode == "shared":
+            sealing = folder / "seal.key"
+            sealing.touch(mode=0o600)
+            sealing.write_bytes(os.urandom(32))
+            lines.append(f'seal_key = "file:{sealing}"\n')
+        for issuer, algorithm, held in zip(issuers, ("ES256", "RS256"), ("own", mode), strict=True):
+            lines.append(
+                f'\n[[issuers]]\nissuer = "{issuer}"\nalgorithm = "{algorithm}"\nkey_mode = "{held}"\n'
+            )
         self.node.config.write_text("".join(lines))
         self.https = tuple(httpx2.Client(base_url=issuer, timeout=10, trust_env=False) for issuer in issuers)
 
@@ -86,10 +97,12 @@ class Tenants:
 
 
 @contextlib.contextmanager
-def running(folder: Path, issuers: Callable[[int], tuple[str, str]]) -> Iterator[Tenants]:
+def running(
+    folder: Path, issuers: Callable[[int], tuple[str, str]], *, mode: str = "own"
+) -> Iterator[Tenants]:
     """Two issuers on a node that is ready for both."""
     (port,) = free_ports(1)
-    tenants = Tenants(folder, port=port, issuers=issuers(port))
+    tenants = Tenants(folder, port=port, issuers=issuers(port), mode=mode)
     try:
         tenants.prepare()
         tenants.node.start().until_ready()
@@ -117,18 +130,20 @@ def refuses(verifier: Verifier, token: str) -> str:
     return refused.value.code
 
 
-@pytest.mark.parametrize("issuers", [by_path, by_host])
+@pytest.mark.parametrize(("issuers", "mode"), [(by_path, "shared"), (by_host, "own")])
 @pytest.mark.timeout(240)
-def test_two_issuers_of_one_node_share_nothing(tmp_path, issuers):
+def test_two_issuers_of_one_node_share_nothing(tmp_path, issuers, mode):
     """VF5: keys, users, sessions and revocations of two issuers never cross: a verifier of one refuses the
     other's tokens, one of both takes each under its own ``iss``, and a logout ends what it is about alone."""
-    with running(tmp_path, issuers) as tenants:
+    with running(tmp_path, issuers, mode=mode) as tenants:
         here, there = tenants.issuers
         first, second = tenants.log_in(0), tenants.log_in(1)
         tokens = first["access_token"], second["access_token"]
         assert [header(token)["alg"] for token in tokens] == ["ES256", "RS256"]
         assert tenants.published(0) & tenants.published(1) == set()
         assert [header(token)["kid"] in tenants.published(n) for n, token in enumerate(tokens)] == [True] * 2
+        modes = [key["mode"] for number in (0, 1) for key in tenants.keys(number).values()]
+        assert modes == ["own", mode]
         subs = {jwt.decode(token, options={"verify_signature": False})["sub"] for token in tokens}
         assert len(subs) == 2
         # The other issuer's password is a wrong one.
