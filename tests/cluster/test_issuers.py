@@ -14,10 +14,14 @@ import jwt
 import pytest
 from tests.cluster.running import PASSWORD, SHORT, RunningNode, until
 
-from mintmark import InvalidToken, Issuer, Verifier
+from mintmark import AccessToken, InvalidToken, Issuer, Verifier, VerifierUnavailable
 from mintmark.cli.demonstration.loopback import free_ports
 
 PASSWORDS = (PASSWORD, "another horse, another staple")
+
+
+CALM = {**SHORT, "rotate_every": "1h", "lease": "30s", "feed_bound": "60s"}
+"""Keys change when a test asks for it, and on a busy machine no lease runs out."""
 
 
 class Tenants:
@@ -33,7 +37,7 @@ class Tenants:
         settings = {"listen": f"127.0.0.1:{port}", "store": f"sqlite:///{folder}/mintmark.db"}
         lines = [
             f"{key} = {json.dumps(value)}\n"
-            for key, value in {**settings, "log_format": "json", **SHORT}.items()
+            for key, value in {**settings, "log_format": "json", **CALM}.items()
         ]
         if mode == "shared":
             sealing = folder / "seal.key"
@@ -155,9 +159,9 @@ def test_two_issuers_of_one_node_share_nothing(tmp_path, issuers, mode):
             Verifier.many(*(Issuer(issuer=issuer, audience="orders") for issuer in (here, there))) as both,
         ):
             for verifier, good, bad in ((one, *tokens), (other, *reversed(tokens))):
-                assert verifier.verify(good).rid
+                assert accepted(verifier, good).rid
                 assert refuses(verifier, bad) == "unknown_issuer"
-            assert {both.verify(token).iss for token in tokens} == {here, there}
+            assert {accepted(both, token).iss for token in tokens} == {here, there}
             # Nothing of the one works at the other.
             assert log_out(tenants, 1, tokens[0]) == 401
             refresh = {"refresh_token": first["refresh_token"], "client_id": "shop"}
@@ -169,7 +173,7 @@ def test_two_issuers_of_one_node_share_nothing(tmp_path, issuers, mode):
             # A logout ends what it is about, and nothing else.
             assert log_out(tenants, 0, tokens[0]) == 204
             until(lambda: is_refused(both, tokens[0]), "the logout reached the verifier of both")
-            assert both.verify(tokens[1]).iss == there
+            assert accepted(both, tokens[1]).iss == there
 
 
 def log_out(tenants: Tenants, number: int, token: str) -> int:
@@ -177,18 +181,30 @@ def log_out(tenants: Tenants, number: int, token: str) -> int:
     return tenants.https[number].delete("/v1/sessions/current", headers=headers).status_code
 
 
+def accepted(verifier: Verifier, token: str) -> AccessToken:
+    """What ``verifier`` says of a good token, once it has what it judges by."""
+
+    def judge() -> list[AccessToken]:
+        with contextlib.suppress(VerifierUnavailable):
+            return [verifier.verify(token)]
+        return []
+
+    return until(judge, "the verifier has keys and the feed")[0]
+
+
 def is_refused(verifier: Verifier, token: str) -> bool:
-    with contextlib.suppress(InvalidToken):
-        verifier.verify(token)
-        return False
-    return True
+    try:
+        accepted(verifier, token)
+    except InvalidToken:
+        return True
+    return False
 
 
 @pytest.mark.timeout(300)
 def test_issuers_rotate_apart_and_one_that_is_damaged_stops_no_other(tmp_path):
     """A rotation of one issuer leaves the other's keys alone. Damaged rows of one are reported, and the other
     signs, rotates and keeps the node ready; mended it goes on without a restart."""
-    with running(tmp_path, by_host) as tenants:
+    with running(tmp_path, by_host, mode="shared") as tenants:
         before = [tenants.published(number) for number in (0, 1)]
         tenants.run(tenants.issuers[0], "keys", "rotate")
         until(lambda: len(tenants.events(0, "key.activated")) == 2, "a new key signs", log=tenants.node.tail)
@@ -200,7 +216,7 @@ def test_issuers_rotate_apart_and_one_that_is_damaged_stops_no_other(tmp_path):
         # One issuer's rows become what no code of ours wrote.
         kept = damage(tenants, 1)
         until(lambda: tenants.ready()["issuers"][tenants.issuers[1]], "the damage is noticed")
-        assert tenants.ready()["issuers"][tenants.issuers[0]] == []
+        until(lambda: not tenants.ready()["issuers"][tenants.issuers[0]], "the other is well")
         until(lambda: tenants.node.http.get("/readyz").status_code == 200, "the node is ready all the same")
         tenants.run(tenants.issuers[0], "keys", "rotate")
         until(lambda: len(tenants.events(0, "key.activated")) == 3, "a new key signs", log=tenants.node.tail)
