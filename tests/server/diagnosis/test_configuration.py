@@ -153,3 +153,38 @@ def test_file_that_cannot_be_read_is_told_apart_from_one_that_cannot_be_understo
         load(path, {})
     (found,) = configuration.of_mistakes(caught.value)
     assert fix in (found.fix or "")
+
+
+def test_files_of_secrets_are_those_that_settings_name():
+    """Each setting that reads a file is looked at; variables and commands are no files."""
+    settings = read(
+        {
+            "seal_key": "file:/run/seal",
+            "seal_key_previous": "env:OLD",
+            "cluster_key": "file:/run/cluster",
+            "cluster_key_also": "unmarked",
+        },
+        {},
+    )
+    assert configuration.secret_files(settings) == {
+        "cluster_key": Path("/run/cluster"),
+        "seal_key": Path("/run/seal"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "verdict"),
+    [
+        (0o100600, Verdict.OK),
+        (0o100440, Verdict.OK),
+        (0o100644, Verdict.WARNING),
+        (0o100620, Verdict.WARNING),
+        ("cannot be read: Permission denied", Verdict.FAILED),
+    ],
+)
+def test_secret_that_others_may_read_is_a_warning(mode, verdict):
+    """A group may be let in to read; everybody may not, and without the file no node starts."""
+    found = configuration.of_secret("seal_key", Path("/run/seal"), mode)
+    assert found.verdict is verdict
+    assert found.subject == "/run/seal of seal_key"
+    assert verdict is Verdict.OK or found.fix

@@ -26,6 +26,7 @@ ENDING: Final = Seconds(20)
 """What a node may need after `handover`: for requests under way, the last writes, and its processes' ends."""
 _OF_SETTINGS: Final = (
     Check.SETTINGS_MODE,
+    Check.SETTINGS_SECRETS,
     Check.SETTINGS_UNUSUAL,
     Check.TIMING_RULE,
     Check.TIMING_LEAD,
@@ -131,9 +132,20 @@ def _of_settings(settings: Settings, config: Path | None, environ: Mapping[str, 
         yield skipped(Check.SETTINGS_MODE, str(path), "there is no file")
     else:
         yield configuration.of_mode(settings, file)
+    for name, secret in configuration.secret_files(settings).items():
+        yield configuration.of_secret(name, secret, _mode_of(secret))
     yield configuration.of_variables(environ)
     yield from configuration.of_warnings(settings)
     yield from configuration.of_timing(settings.timing)
+
+
+def _mode_of(path: Path) -> int | str:
+    """The mode of a file, or why it cannot be read."""
+    try:
+        with path.open("rb"):
+            return path.stat().st_mode
+    except OSError as error:
+        return f"cannot be read: {error.strerror or type(error).__name__}"
 
 
 async def _look_at_machine() -> tuple[Finding, ...]:

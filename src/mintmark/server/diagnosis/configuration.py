@@ -3,7 +3,7 @@
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from mintmark.core.timing import KEYS_PER_SIGNER, LEASE_MARGIN, RULES, Timing
 from mintmark.errors import ConfigurationError, ConfigurationErrors
 from mintmark.server.diagnosis.finding import Check, Finding, failed, ok, warning
 from mintmark.server.option import KEYS, PREFIX
-from mintmark.server.setting import shown
+from mintmark.server.setting import SecretForm, SecretSource, shown
 from mintmark.server.settings import Settings, written
 from mintmark.units import spoken
 
@@ -99,6 +99,29 @@ def of_mode(settings: Settings, file: File) -> Finding:
             Check.SETTINGS_MODE, subject, f"{shown_mode}: others may read the database's password", fix=fix
         )
     return ok(Check.SETTINGS_MODE, subject, shown_mode)
+
+
+def secret_files(settings: Settings) -> Mapping[str, Path]:
+    """The files that secrets are read from, by setting."""
+    found = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {
+        name: Path(source.target)
+        for name, source in found.items()
+        if isinstance(source, SecretSource) and source.form is SecretForm.FILE
+    }
+
+
+def of_secret(name: str, path: Path, mode: int | str) -> Finding:
+    """Whether the file of a secret is there for the node alone; ``mode`` is text where it cannot be read."""
+    subject = f"{path} of {name}"
+    if isinstance(mode, str):
+        fix = f"make it, and let the node's user read it; or change `{name}`"
+        return failed(Check.SETTINGS_SECRETS, subject, mode, fix=fix)
+    shown_mode = f"mode {stat.S_IMODE(mode):04o}"
+    if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        found = f"{shown_mode}: others may read or change it"
+        return warning(Check.SETTINGS_SECRETS, subject, found, fix=f"`chmod g-w,o-rwx {path}`")
+    return ok(Check.SETTINGS_SECRETS, subject, shown_mode)
 
 
 def _holds_password(url: str) -> bool:

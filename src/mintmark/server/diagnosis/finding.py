@@ -25,6 +25,8 @@ class Check(StrEnum):
     """The configuration file and the variables are read, and every mistake in them is listed."""
     SETTINGS_MODE = "settings.mode"
     """Nobody but its owner may change the file, or read it where it holds a password."""
+    SETTINGS_SECRETS = "settings.secrets"
+    """Files that settings take a secret from can be read by the node, and not by everybody."""
     SETTINGS_VARIABLES = "settings.variables"
     """No variable of the environment looks like a setting without being one."""
     SETTINGS_UNUSUAL = "settings.unusual"
