@@ -85,7 +85,7 @@ class Site:
                 return Reply(headers=common, body=b'{"status": "ready", "reasons": []}')
             case _:
                 made = document.discovery(
-                    self.issuer, algorithm=Algorithm.RS256, grant_types=(), max_age=Seconds(300)
+                    Ring(issuer=self.issuer), configured=Algorithm.RS256, grant_types=(), max_age=Seconds(300)
                 )
                 return Reply(headers=common, body=made.body)
 

@@ -16,8 +16,13 @@ TIMING = Timing()
 JWKS = ".well-known/jwks.json"
 OPENID = ".well-known/openid-configuration"
 METADATA = document.discovery(
-    ISSUER, algorithm=Algorithm.ES256, grant_types=tuple(GRANTS), max_age=TIMING.jwks_max_age
+    Ring(issuer=ISSUER), configured=Algorithm.ES256, grant_types=tuple(GRANTS), max_age=TIMING.jwks_max_age
 )
+
+
+def metadata_of(ring: Ring) -> document.Document:
+    """The discovery document; every key of these tests is of the same algorithm."""
+    return METADATA
 
 
 def kid(number: int) -> Kid:

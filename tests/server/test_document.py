@@ -1,11 +1,12 @@
 """The public documents of an issuer."""
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import msgspec
 
 from mintmark.core.algorithm import Algorithm
-from mintmark.core.key import Key, KeyState
+from mintmark.core.key import Key, KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Ring
 from mintmark.server import document
 from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
@@ -69,11 +70,36 @@ def test_single_key_tells_its_state_and_end():
     assert active == {"kid": "a", "kty": "EC", "state": "active", "exp": 99}
 
 
+def listed(ring: Ring) -> object:
+    """The algorithms that the metadata of ``ring`` lists, as access tokens and as ID tokens have them."""
+    made = document.discovery(ring, configured=Algorithm.RS256, grant_types=(), max_age=Seconds(1))
+    found = msgspec.json.decode(made.body)
+    listed = found["access_token_signing_alg_values_supported"]
+    assert listed == found["id_token_signing_alg_values_supported"]
+    return listed
+
+
+def test_discovery_lists_the_algorithm_of_each_published_key():
+    """A new algorithm is listed as early as its first key, which does not sign yet, and the former one until
+    its last key has left: verifiers refuse tokens of what is not listed."""
+    old = replace(key("a"), alg="PS256")
+    new = replace(key("p", KeyState.PREPARED), alg="ES256")
+    wanted = KeyKind(KeyMode.SHARED, Algorithm.ES256)
+    assert listed(Ring(issuer=ISSUER)) == ["RS256"]
+    assert listed(Ring(issuer=ISSUER, keys=(old,), kind=KeyKind(KeyMode.OWN, Algorithm.PS256))) == ["PS256"]
+    assert listed(Ring(issuer=ISSUER, keys=(old, new), kind=wanted)) == ["ES256", "PS256"]
+    gone = replace(old, state=KeyState.RETIRED)
+    assert listed(Ring(issuer=ISSUER, keys=(gone, new), kind=wanted)) == ["ES256"]
+
+
 def test_discovery_names_the_issuer_byte_for_byte_and_everything_under_it():
     """``issuer`` is the configured one, and each URL begins with it (JM4)."""
     found = msgspec.json.decode(
         document.discovery(
-            ISSUER, algorithm=Algorithm.RS256, grant_types=("refresh_token",), max_age=Seconds(1)
+            Ring(issuer=ISSUER),
+            configured=Algorithm.RS256,
+            grant_types=("refresh_token",),
+            max_age=Seconds(1),
         ).body
     )
     assert found["issuer"] == ISSUER

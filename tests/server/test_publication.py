@@ -20,6 +20,7 @@ from tests.server.published import (
     TIMING,
     add,
     kid,
+    metadata_of,
     named,
     revoke,
 )
@@ -142,7 +143,7 @@ class Node:
         self.publication = Publication(
             ISSUER,
             place=self.place,
-            metadata=METADATA,
+            metadata=metadata_of,
             store=FaultyStore(world.store, world.faults).keyring,
             bus=MemoryBus(clock=world.clock),
             clock=world.clock,
@@ -185,7 +186,7 @@ async def test_published_bytes_are_the_served_ones(issuer):
     async with surface(issuer=Issuer(issuer)) as node:
         ring = (await node.store.keyring.read(node.issuer)).ring
         metadata = document.discovery(
-            node.issuer, algorithm=node.services.algorithm, grant_types=tuple(GRANTS),
+            ring, configured=node.services.algorithm, grant_types=tuple(GRANTS),
             max_age=node.services.timing.jwks_max_age,
         )  # fmt: skip
         entries = wanted(ring, node.issuer, metadata)
@@ -556,7 +557,7 @@ def stepped(world: World, place: Stepped) -> Publication:
     """A node's publication, of which each look, read and write is a step."""
     store = cast("KeyRingStore", SteppedStore(world, place))
     return Publication(
-        ISSUER, place=place, metadata=METADATA, store=store, clock=world.clock,
+        ISSUER, place=place, metadata=metadata_of, store=store, clock=world.clock,
         bus=MemoryBus(clock=world.clock), timing=TIMING, audit=Audit(),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from tests.s3 import BUCKET, S3Server, Unfaithful, environ, unfaithful_server
-from tests.server.published import ISSUER, JWKS, METADATA, TIMING, add, kid, named, revoke
+from tests.server.published import ISSUER, JWKS, TIMING, add, kid, metadata_of, named, revoke
 
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
@@ -39,7 +39,7 @@ class World:
 
     def node(self) -> Publication:
         return Publication(
-            ISSUER, place=self.place(), metadata=METADATA, store=self.store.keyring, clock=self.clock,
+            ISSUER, place=self.place(), metadata=metadata_of, store=self.store.keyring, clock=self.clock,
             bus=MemoryBus(clock=self.clock), timing=TIMING, audit=self.audit,
         )  # fmt: skip
 

@@ -24,24 +24,30 @@ class Documents:
     def __init__(self, services: Services) -> None:
         self._ring = services.ring
         self._max_age = services.timing.jwks_max_age
-        self._discovery = document.discovery(
-            services.issuer,
-            algorithm=services.algorithm,
-            grant_types=tuple(GRANTS),
-            max_age=self._max_age,
-        )
-        self._jwks: tuple[int, Document] | None = None
+        self._configured = services.algorithm
+        self._generation: int | None = None
+        self._made: tuple[Document, Document] | None = None
 
     async def discovery(self, request: Incoming) -> Response:
-        """The issuer's metadata, the same under both names."""
-        return _conditional(request, self._discovery)
+        """The issuer's metadata, the same under both names; as the key set, it follows the ring."""
+        metadata, _ = self._of_ring()
+        return _conditional(request, metadata)
 
     async def jwks(self, request: Incoming) -> Response:
         """The key set as last read, however old, so that tokens verify with the store away; at first 503."""
+        _, jwks = self._of_ring()
+        return _conditional(request, jwks)
+
+    def _of_ring(self) -> tuple[Document, Document]:
+        """Metadata and key set of the ring as last read, made once for each of its generations."""
         ring = self._ring.view.ring
-        if self._jwks is None or self._jwks[0] != ring.generation:
-            self._jwks = (ring.generation, document.jwks(ring, max_age=self._max_age))
-        return _conditional(request, self._jwks[1])
+        if self._made is None or self._generation != ring.generation:
+            metadata = document.discovery(
+                ring, configured=self._configured, grant_types=tuple(GRANTS), max_age=self._max_age
+            )
+            self._made = metadata, document.jwks(ring, max_age=self._max_age)
+            self._generation = ring.generation
+        return self._made
 
     async def key(self, request: Incoming) -> Response:
         """One key, for people and tools; 404 only where the ring is fresh enough to know."""

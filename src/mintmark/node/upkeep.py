@@ -6,6 +6,7 @@ answer, and the others go on.
 
 import asyncio
 import contextlib
+import functools
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -288,9 +289,9 @@ class Upkeep:
         return Publication(
             charge.issuer,
             place=place,
-            metadata=discovery(
-                charge.issuer,
-                algorithm=Algorithm(charge.settings.only.algorithm),
+            metadata=functools.partial(
+                discovery,
+                configured=Algorithm(charge.settings.only.algorithm),
                 grant_types=tuple(GRANTS),
                 max_age=timing.jwks_max_age,
             ),

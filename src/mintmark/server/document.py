@@ -62,10 +62,22 @@ def key(found: Key, *, max_age: Seconds) -> Document:
     return _document(members, max_age)
 
 
+def algorithms(ring: Ring, configured: Algorithm) -> tuple[str, ...]:
+    """What a verifier has to take, sorted: the algorithms of the published keys, and the one that is wanted.
+
+    Some verifiers refuse what the metadata does not list, so a new algorithm is there as early as its first
+    key, and the one before as long as its last: the metadata is cached like the key set. ``configured`` is
+    for a ring of which nobody has yet said what its keys are to be.
+    """
+    wanted = ring.kind.alg if ring.kind is not None else configured.value
+    return tuple(sorted({str(key.alg) for key in ring.published()} | {str(wanted)}))
+
+
 def discovery(
-    issuer: Issuer, *, algorithm: Algorithm, grant_types: tuple[str, ...], max_age: Seconds
+    ring: Ring, *, configured: Algorithm, grant_types: tuple[str, ...], max_age: Seconds
 ) -> Document:
     """The metadata of the issuer, which both well-known forms serve (RFC 8414 s.2, OIDC Discovery s.3)."""
+    issuer, signed_with = ring.issuer, list(algorithms(ring, configured))
     return _document(
         {
             "issuer": issuer,
@@ -75,8 +87,8 @@ def discovery(
             "grant_types_supported": list(grant_types),
             "response_types_supported": [],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": [algorithm.value],
-            "access_token_signing_alg_values_supported": [algorithm.value],
+            "id_token_signing_alg_values_supported": signed_with,
+            "access_token_signing_alg_values_supported": signed_with,
             "mintmark_sessions": issuer + "/v1/sessions",
             "mintmark_feed": issuer + FEED_PATH,
             "mintmark_feed_stream": issuer + STREAM_PATH,

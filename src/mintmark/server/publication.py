@@ -9,7 +9,7 @@ mends it. A place that does not honour them is looked at more often, for the sam
 Nothing here holds up rotation or requests: a place that is away is an alarm, and tried again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -110,14 +110,14 @@ class _State:
 
 
 class Publication:
-    """Keeps one place. ``metadata`` is the discovery document that this node serves."""
+    """Keeps one place. ``metadata`` gives the discovery document that this node serves."""
 
     def __init__(
         self,
         issuer: Issuer,
         *,
         place: Publisher,
-        metadata: Document,
+        metadata: Callable[[Ring], Document],
         store: KeyRingStore,
         bus: Bus,
         clock: Clock,
@@ -187,7 +187,7 @@ class Publication:
         found = await self._look()
         # After the look: who wrote what is there had read this ring, or an earlier one.
         ring = (await self._store.read(self._issuer)).ring
-        entries = wanted(ring, self._issuer, self._metadata)
+        entries = wanted(ring, self._issuer, self._metadata(ring))
         state = _State.of(ring)
         changes = tuple(due(entries, found))
         if self._placed == state and any(change.name == self._jwks for change in changes):
