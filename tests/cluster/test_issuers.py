@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,32 @@ def test_issuers_rotate_apart_and_one_that_is_damaged_stops_no_other(tmp_path):
         assert len(tenants.node.events("node.started")) == 2, "one for each issuer: the node never ended"
         assert tenants.node.stop() == 0
         assert len(tenants.node.events("node.left")) == 2
+
+
+@pytest.mark.timeout(240)
+def test_node_that_joins_mints_for_every_issuer(tmp_path):
+    """A second node is ready while others sign for each of its issuers, and mints with the keys of each."""
+    with running(tmp_path, by_path) as tenants:
+        (port,) = free_ports(1)
+        folder = tmp_path / "second"
+        folder.mkdir()
+        second = RunningNode(folder, port=port)
+        first = tenants.node
+        second.config.write_text(
+            first.config.read_text().replace(
+                f'listen = "127.0.0.1:{first.port}"', f'listen = "127.0.0.1:{port}"'
+            )
+        )
+        try:
+            second.start().until_ready()
+            for number, issuer in enumerate(tenants.issuers):
+                body = {"username": "ada", "password": PASSWORDS[number], "client_id": "shop"}
+                path = issuer.removeprefix(first.url)
+                answer = second.asked(partial(second.http.post, f"{path}/v1/sessions", json=body), 201)
+                with Verifier(issuer, audience="orders") as verifier:
+                    assert accepted(verifier, answer.json()["access_token"]).iss == issuer
+        finally:
+            second.end()
 
 
 def damage(tenants: Tenants, number: int) -> list[tuple[str, str]]:
