@@ -12,6 +12,7 @@ from mintmark.core import jws
 from mintmark.core.algorithm import Algorithm
 from mintmark.errors import SignerUnavailable
 from mintmark.ports.signer import Refusal, SignerRefused, TokenState
+from mintmark.signer import token as token_module
 from mintmark.signer.cryptoki import Module, ModuleUnusable
 from mintmark.signer.token import ALGORITHMS, Token
 from mintmark.testing.clock import FakeClock
@@ -270,6 +271,60 @@ def test_last_try_of_a_pin_is_left_to_people(held, flag):
         token.connect()
     assert token.state is TokenState.PIN_REFUSED
     assert asked == []
+
+
+def test_pin_is_tried_once_by_however_many_waited(held, monkeypatch):
+    """Signatures that all wait for a token to begin anew use up one try of its PIN together, not one each."""
+    monkeypatch.setattr(token_module, "_DRAIN", 60.0)
+    tries: list[object] = []
+    entered, leave = threading.Event(), threading.Event()
+
+    class Refusing:
+        """A token whose PIN was changed meanwhile."""
+
+        flags = TokenFlag(0)
+
+        def open(self, **given: object) -> None:
+            tries.append(given)
+            raise pkcs11.PinIncorrect
+
+    class Changing(Module):
+        changed = False
+
+        def token(self, label: str) -> pkcs11.Token:
+            return Refusing() if self.changed else super().token(label)  # type: ignore[return-value]
+
+    held.module = Changing(held.found.module)
+    token = held.open(PIN)
+
+    def stay() -> None:
+        with token._session():
+            entered.set()
+            assert leave.wait(60)
+
+    def reach() -> None:
+        with pytest.raises(SignerUnavailable):
+            token.connect()
+
+    inside = threading.Thread(target=stay)
+    inside.start()
+    assert entered.wait(60)
+    held.found.take_away()
+    with pytest.raises(SignerUnavailable):
+        token.generate(issuer=ISSUER, alg=Algorithm.ES256)
+    held.found.bring_back()
+    held.clock.advance(2)
+    held.module.changed = True
+    waiting = [threading.Thread(target=reach) for _ in range(4)]
+    for thread in waiting:
+        thread.start()
+    while len(token._changed._waiters) < len(waiting):
+        pass
+    leave.set()
+    for thread in (inside, *waiting):
+        thread.join()
+    assert len(tries) == 1
+    assert token.state is TokenState.PIN_REFUSED
 
 
 def test_threads_sign_at_once(held):

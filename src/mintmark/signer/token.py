@@ -181,11 +181,12 @@ class Token:
         """Take ``kid`` out of the token for good; idempotent. Raises SignerUnavailable."""
         with self._session() as held:
             held.found.pop(kid, None)
-            if self._find(held, kid) is None and _first(held.session, ObjectClass.PUBLIC_KEY, kid) is None:
-                return
-            held.found.pop(kid, None)
-            for item in _ours(held.session, {Attribute.ID: kid.encode()}):
-                item[1].destroy()
+            found = _ours(held.session, {Attribute.ID: kid.encode()})
+            if not found:
+                # A token that has gone shows no objects and no error.
+                self._module.token(self._label)
+            for _, item in found:
+                item.destroy()
         log.info("destroyed %s in the token", kid)
 
     def sweep(self, *, keep: frozenset[Kid], issuer: Issuer, older_than: Seconds) -> tuple[Kid, ...]:
@@ -286,10 +287,12 @@ class Token:
 
     def _reach(self) -> None:
         """Begin anew with the module, if it is time to, and log in."""
-        if self._state is TokenState.PIN_REFUSED or self._clock.monotonic() < self._retry_at:
+        if not self._may_try():
             return
-        # Whoever is inside still uses sessions that the module is about to end.
-        if not self._changed.wait_for(lambda: self._inside == 0, _DRAIN) or self._token is not None:
+        # Whoever is inside still uses sessions that the module is about to end. Who waited too may have tried
+        # meanwhile: what holds for one try holds for all of them, above all a PIN that was refused.
+        drained = self._changed.wait_for(lambda: self._inside == 0, _DRAIN)
+        if not drained or self._token is not None or not self._may_try():
             return
         self._retry_at = self._clock.monotonic() + _RETRY
         try:
@@ -311,6 +314,9 @@ class Token:
             self._state = TokenState.READY
             log.log(logging.WARNING if self._said else logging.INFO, "the token answers")
             self._said = False
+
+    def _may_try(self) -> bool:
+        return self._state is not TokenState.PIN_REFUSED and self._clock.monotonic() >= self._retry_at
 
     def _lose(self, token: pkcs11.Token, error: pkcs11.PKCS11Error) -> None:
         if self._token is token:
