@@ -2,13 +2,14 @@ import express from "express";
 import { auth } from "express-oauth2-jwt-bearer";
 import { answer, listen, options } from "./service.mjs";
 
-const { issuer, audience, algorithm, cache } = options;
+const { issuer, audience, algorithms, cache } = options;
 const app = express();
 app.use(
   auth({
     issuerBaseURL: issuer,
     audience,
-    tokenSigningAlg: algorithm,
+    // There can be one alone; without, the discovery document says which ones there are.
+    tokenSigningAlg: algorithms.length === 1 ? algorithms[0] : undefined,
     strict: true,
     cacheMaxAge: cache * 1000,
     cooldownDuration: cache * 1000,

@@ -2,11 +2,11 @@ import { createVerifier } from "fast-jwt";
 import buildGetJwks from "get-jwks";
 import { options, serve } from "./service.mjs";
 
-const { issuer, audience, algorithm, cache, keys } = options;
+const { issuer, audience, algorithms, cache, keys } = options;
 const getJwks = buildGetJwks({ max: keys, ttl: cache * 1000, issuersWhitelist: [issuer] });
 const verify = createVerifier({
   key: ({ header }) => getJwks.getPublicKey({ domain: issuer, alg: header.alg, kid: header.kid }),
-  algorithms: [algorithm],
+  algorithms,
   allowedIss: issuer,
   allowedAud: audience,
 });

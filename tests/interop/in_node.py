@@ -24,7 +24,7 @@ def node_service(name: str, guarding: Guarding, folder: Path) -> Iterator[OverHt
     options = {
         "issuer": guarding.issuer,
         "audience": guarding.audience,
-        "algorithm": guarding.algorithm,
+        "algorithms": guarding.algorithms,
         "cache": guarding.cache,
         "keys": guarding.keys,
         "perMinute": guarding.per_minute,

@@ -28,7 +28,7 @@ class PyJwt:
             jwt.decode(
                 token,
                 key,
-                algorithms=[guarding.algorithm],
+                algorithms=[*guarding.algorithms],
                 audience=guarding.audience,
                 issuer=guarding.issuer,
             )
@@ -71,7 +71,7 @@ class Joserfc:
 
     def __call__(self, token: str) -> Said:
         try:
-            decoded = decode(token, self._kept.get(), algorithms=[self._guarding.algorithm])
+            decoded = decode(token, self._kept.get(), algorithms=[*self._guarding.algorithms])
             self._claims.validate(decoded.claims)
         except httpx2.HTTPError as error:
             return Said(Verdict.UNASKED, str(error))

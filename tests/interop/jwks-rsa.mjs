@@ -2,7 +2,7 @@ import jwt from "jsonwebtoken";
 import jwksClient from "jwks-rsa";
 import { options, serve } from "./service.mjs";
 
-const { issuer, audience, algorithm, cache, keys, perMinute } = options;
+const { issuer, audience, algorithms, cache, keys, perMinute } = options;
 const client = jwksClient({
   jwksUri: `${issuer}/.well-known/jwks.json`,
   cache: true,
@@ -14,7 +14,7 @@ const client = jwksClient({
 
 async function verify(token) {
   const key = await client.getSigningKey(jwt.decode(token, { complete: true }).header.kid);
-  return jwt.verify(token, key.getPublicKey(), { issuer, audience, algorithms: [algorithm] });
+  return jwt.verify(token, key.getPublicKey(), { issuer, audience, algorithms });
 }
 
 // To have asked too often is a refusal: the bearer of a valid token is turned away.

@@ -2,7 +2,7 @@
 // where it could not ask for keys, which says nothing about the token.
 import { createServer } from "node:http";
 
-// issuer, audience, algorithm; cache: seconds, the longest that keys are kept; keys: how many there may be.
+// issuer, audience, algorithms; cache: seconds, the longest that keys are kept; keys: how many there may be.
 export const options = JSON.parse(process.argv[2]);
 
 // Listens on a port of its own choice, which it prints, until its standard input ends: it survives no test.

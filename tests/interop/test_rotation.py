@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,45 +33,48 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How keys are held in one run of the suite, and how many become active in it."""
+    """How keys are held in one run of the suite."""
 
     name: str
-    mode: str
-    algorithm: str
-    settings: Callable[[Path], Mapping[str, Any]]
+    kinds: tuple[tuple[str, str], ...]
+    """Mode and algorithm of keys: those of the beginning, and what is switched to one after the other."""
     activations: int
+    """How many keys become active at the least."""
+    signers: int = 8
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """What verifiers are told to take."""
+        return tuple(dict.fromkeys(algorithm for _, algorithm in self.kinds))
+
+    def settings(self, folder: Path) -> Mapping[str, Any]:
+        """What nodes are told; where a key is ever shared, what it is sealed under is in a file."""
+        (mode, algorithm), *_ = self.kinds
+        told = {**SETTINGS, "key_mode": mode, "algorithm": algorithm, "signers": self.signers}
+        if any(mode == "shared" for mode, _ in self.kinds):
+            (folder / "seal.key").write_bytes(os.urandom(32))
+            told["seal_key"] = f"file:{folder}/seal.key"
+        return told
 
 
-def _own(folder: Path) -> Mapping[str, Any]:
-    return {}
+OWN = Run("own", (("own", "RS256"),), 12)
+PEERS = Run("peers", (("own", "ES256"),), 8, signers=2)
+"""One node more than have keys: it mints through the others for as long as it runs."""
+SHARED = Run("shared", (("shared", "RS256"),), 5)
+SWITCHED = Run("switched", (("own", "RS256"), ("shared", "ES256"), ("own", "ES256")), 8)
+"""At the end nodes restart whose settings say something else than the store."""
 
-
-def _few_signers(folder: Path) -> Mapping[str, Any]:
-    """One node more than have keys: it mints through its peers for as long as it runs."""
-    return {"signers": 2, "algorithm": "ES256"}
-
-
-def _sealed(folder: Path) -> Mapping[str, Any]:
-    """One key for all nodes, sealed under what is in a file."""
-    (folder / "seal.key").write_bytes(os.urandom(32))
-    return {"key_mode": "shared", "seal_key": f"file:{folder}/seal.key"}
-
-
-OWN = Run("own", "own", "RS256", _own, 12)
-PEERS = Run("peers", "own", "ES256", _few_signers, 8)
-SHARED = Run("shared", "shared", "RS256", _sealed, 5)
-
-RUNS = (OWN, PEERS, SHARED)
+RUNS = (OWN, PEERS, SHARED, SWITCHED)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_verifiers_of_others_refuse_no_valid_token(run: Run, tmp_path):
-    """KY3: while keys rotate, a node joins, every node restarts and one is killed, each verifier accepts each
-    valid token each time it is shown, and refuses what was changed."""
+    """KY3: while keys rotate and are switched, a node joins, every node restarts and one is killed, each
+    verifier accepts each valid token each time it is shown, and refuses what was changed."""
     with (
-        running_cluster(tmp_path, settings=SETTINGS | dict(run.settings(tmp_path)), start=False) as cluster,
+        running_cluster(tmp_path, settings=run.settings(tmp_path), start=False) as cluster,
         contextlib.ExitStack() as verifying,
     ):
         joining = len(cluster.nodes) - 1
@@ -80,7 +83,7 @@ def test_verifiers_of_others_refuse_no_valid_token(run: Run, tmp_path):
             node.start()
         for node in cluster.nodes[:joining]:
             node.until_ready(patience=PATIENCE)
-        guarding = Guarding(issuer=cluster.issuer, algorithm=run.algorithm, cache=CACHE)
+        guarding = Guarding(issuer=cluster.issuer, algorithms=run.algorithms, cache=CACHE)
         watches = [
             verifying.enter_context(
                 Watch(entry.name, verifying.enter_context(entry.start(guarding, tmp_path)))
@@ -94,6 +97,9 @@ def test_verifiers_of_others_refuse_no_valid_token(run: Run, tmp_path):
         ):
             until(lambda: all(watch.checks for watch in watches), "every verifier has seen a token")
             cluster.nodes[joining].start().until_ready(patience=PATIENCE)
+            for kind in run.kinds[1:]:
+                _switch(cluster, kind)
+                _until_shown(cluster, watches)
             cluster.rolling_restart()
             cluster.kill(1)
             went_on = load.record.refreshed
@@ -106,7 +112,7 @@ def test_verifiers_of_others_refuse_no_valid_token(run: Run, tmp_path):
         valid = {watch.name: watch.ask(token.text) for watch in watches}
         forged = {watch.name: watch.ask(tampered(token.text)) for watch in watches}
         activated = cluster.events("key.activated")
-        listed = json.loads(cluster.run("keys", "list", "--json"))["keys"]
+        signing = _kinds_that_sign(cluster)
         keys = cluster.http.get("/.well-known/jwks.json").json()["keys"]
 
     print(f"{len(activated)} activations ({Counter(event['cause'] for event in activated)})")
@@ -124,8 +130,25 @@ def test_verifiers_of_others_refuse_no_valid_token(run: Run, tmp_path):
     # To fail to fetch is no refusal, but who fails all the time has shown nothing.
     assert [watch.name for watch in watches if watch.unasked.total() * 20 > watch.checks] == []
     assert [event["cause"] for event in activated].count("bootstrap") == 1
-    assert {(key["mode"], key["alg"]) for key in listed} == {(run.mode, run.algorithm)}
+    assert signing == {run.kinds[-1]}
     assert remote or run is not PEERS
+
+
+def _kinds_that_sign(cluster: RunningCluster) -> set[tuple[str, str]]:
+    """Mode and algorithm of the active keys."""
+    listed = json.loads(cluster.run("keys", "list", "--json"))["keys"]
+    return {(key["mode"], key["alg"]) for key in listed if key["state"] == "active"}
+
+
+def _switch(cluster: RunningCluster, kind: tuple[str, str]) -> None:
+    """Have keys of another kind succeed those there are, and wait until they alone sign."""
+    before = len(cluster.events("key.activated"))
+    cluster.run("keys", "switch", "--mode", kind[0], "--algorithm", kind[1])
+
+    def alone() -> bool:
+        return len(cluster.events("key.activated")) > before and _kinds_that_sign(cluster) == {kind}
+
+    until(alone, f"{kind} alone signs", patience=PATIENCE, log=cluster.tail)
 
 
 def _until_activated(cluster: RunningCluster, count: int) -> None:

@@ -26,7 +26,7 @@ def test_verifier_refuses_what_is_not_valid(entry: Entry, alg: Alg, tmp_path):
     """It accepts a token of the issuer; it refuses one that was changed, of another key under a known kid,
     for another audience, of another issuer, or that has expired."""
     with FakeIssuer(alg=alg) as issuer:
-        guarding = Guarding(issuer=issuer.issuer, algorithm=alg, cache=LONG)
+        guarding = Guarding(issuer=issuer.issuer, algorithms=(alg,), cache=LONG)
         with entry.start(guarding, tmp_path) as verify:
             good = mint(issuer)
             assert verify(good).verdict is Verdict.ACCEPTED, verify(good)
@@ -52,7 +52,7 @@ def test_verifier_takes_the_algorithms_that_are_documented(entry: Entry, alg: Al
     """It accepts a token of PS256 or EdDSA just where the registry, and with it the page, says so."""
     with (
         FakeIssuer(alg=alg) as issuer,
-        entry.start(Guarding(issuer=issuer.issuer, algorithm=alg, cache=LONG), tmp_path) as verify,
+        entry.start(Guarding(issuer=issuer.issuer, algorithms=(alg,), cache=LONG), tmp_path) as verify,
     ):
         said = verify(mint(issuer))
     assert (said.verdict is Verdict.ACCEPTED) == (alg in entry.also), said
@@ -64,7 +64,7 @@ def test_verifier_meets_a_new_key_as_documented(entry: Entry, tmp_path):
     asking, until their cooldown or cache is over."""
     with (
         FakeIssuer(alg="RS256") as issuer,
-        entry.start(Guarding(issuer=issuer.issuer, algorithm="RS256", cache=LONG), tmp_path) as verify,
+        entry.start(Guarding(issuer=issuer.issuer, cache=LONG), tmp_path) as verify,
     ):
         assert verify(mint(issuer)).verdict is Verdict.ACCEPTED
         asked = issuer.requests("jwks")
@@ -128,7 +128,7 @@ def test_jwks_rsa_needs_room_for_every_key(keys: int, tmp_path):
     with FakeIssuer(alg="ES256") as issuer:
         signing = [issuer.prepare() for _ in range(8)]
         tokens = [mint(issuer, signed_by=key) for _ in range(3) for key in signing]
-        guarding = Guarding(issuer=issuer.issuer, algorithm="ES256", cache=LONG, keys=keys)
+        guarding = Guarding(issuer=issuer.issuer, algorithms=("ES256",), cache=LONG, keys=keys)
         assert guarding.per_minute == 10
         with entry.start(guarding, tmp_path) as verify:
             said = [verify(token) for token in tokens]

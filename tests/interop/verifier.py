@@ -39,7 +39,7 @@ class Guarding:
 
     issuer: str
     audience: str = "orders"
-    algorithm: str = "RS256"
+    algorithms: tuple[str, ...] = ("RS256",)
     cache: int
     """C: for how many seconds it may keep keys without asking, and how rarely it asks for an unknown one."""
     keys: int = 64

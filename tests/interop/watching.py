@@ -39,6 +39,7 @@ class Watch:
         self.unasked: Counter[str] = Counter()
         self.refused: list[str] = []
         self.kids: set[str] = set()
+        """The keys of the tokens about which it has said something."""
         self._new: deque[Token] = deque()
         self._older: dict[str, list[Token]] = {}
         self._stop = threading.Event()
@@ -87,6 +88,8 @@ class Watch:
 
     def _check(self, token: Token) -> None:
         said = self.ask(token.text)
+        if said.verdict is not Verdict.UNASKED:
+            self.kids.add(token.kid)
         match said.verdict:
             case Verdict.UNASKED:
                 self.unasked[said.reason] += 1
@@ -95,7 +98,6 @@ class Watch:
                 self.refused.append(f"{self.name} refused a token of {token.kid}: {said.reason}")
             case _:
                 self.checks += 1
-                self.kids.add(token.kid)
 
 
 class Showing:
