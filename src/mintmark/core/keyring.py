@@ -270,7 +270,7 @@ def discard(ring: Ring, kid: Kid, *, timing: Timing, now: NumericDate) -> Ring:
     key = _require(ring, kid)
     signs = key.state is KeyState.ACTIVE and now < key.lease_until
     if signs or key.held or now < key.publish_until:
-        latest_exp = NumericDate(max(0, key.publish_until - MAX_LEEWAY - timing.clock_skew))
+        latest_exp = NumericDate(max(0, key.publish_until - MAX_LEEWAY - timing.widest.clock_skew))
         raise KeyInUse(latest_exp, key.publish_until, held=key.held)
     if key.state is KeyState.ACTIVE:
         key = _moved(key, KeyEvent.LAPSED)

@@ -68,7 +68,7 @@ class LogPage:
 
 def denied_until(exp: NumericDate, timing: Timing) -> NumericDate:
     """How long a token that expires at ``exp`` must stay on the log: until no verifier takes it any more."""
-    return NumericDate(exp + MAX_LEEWAY + timing.clock_skew)
+    return NumericDate(exp + MAX_LEEWAY + timing.widest.clock_skew)
 
 
 JTI_A_SESSION: Final = 16

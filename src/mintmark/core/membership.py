@@ -134,7 +134,8 @@ def _was_leased_just_now(key: Key, view: View, timing: Timing) -> bool:
 
     Else the loser of a bootstrap, reading before the winner's first heartbeat, would bootstrap too (K1).
     """
-    return abs(view.now - (key.lease_until - timing.lease)) < LIVE_FOR
+    leases = {timing.lease, timing.widest.lease}
+    return any(abs(view.now - (key.lease_until - lease)) < LIVE_FOR for lease in leases)
 
 
 def was_set_back(view: View, timing: Timing) -> bool:
@@ -150,7 +151,7 @@ def was_set_back(view: View, timing: Timing) -> bool:
 
 def is_ahead(key: Key, view: View, timing: Timing) -> bool:
     """Whether the lease of ``key`` ends later than any that was written by now."""
-    return key.lease_until > view.now + timing.lease + timing.clock_skew
+    return key.lease_until > view.now + timing.widest.lease + timing.widest.clock_skew
 
 
 class Departure(StrEnum):

@@ -114,9 +114,9 @@ def untimely(claims: Asked, timing: Timing, now: NumericDate) -> bool:
 
     Clocks may differ by the skew, and the claims are older than the question.
     """
-    minted_at = claims.iat + BACKDATED
-    on_time = now - timing.clock_skew - LATE <= minted_at <= now + timing.clock_skew + 1
-    return not (on_time and minted_at < claims.exp <= minted_at + timing.access_ttl)
+    minted_at, most = claims.iat + BACKDATED, timing.widest
+    on_time = now - most.clock_skew - LATE <= minted_at <= now + most.clock_skew + 1
+    return not (on_time and minted_at < claims.exp <= minted_at + most.access_ttl)
 
 
 def refusal(

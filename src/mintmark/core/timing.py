@@ -6,7 +6,7 @@ the settings are read and not left to whoever turns a knob.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from mintmark.units import NumericDate, Seconds, format_duration
@@ -59,6 +59,14 @@ class Timing:
     """A session that was not refreshed for this long is over (R6)."""
     session_ttl: Seconds = Seconds(90 * 86_400)
     """A session this old is over, however busy (R6)."""
+    bounds: "Timing | None" = None
+    """No setting: while the timing changes, what this node allows for in others, which work by other
+    numbers than its own. None where all work by the same. See :mod:`mintmark.core.timing_change`."""
+
+    @property
+    def widest(self) -> "Timing":
+        """What this node allows for in any node, itself included; its own numbers are what it promises."""
+        return self.bounds or self
 
     @property
     def lead(self) -> Seconds:
@@ -67,16 +75,17 @@ class Timing:
         An edge keeps a copy for M, a verifier behind it keeps that copy for C, and both got it late
         by up to d, by clocks that differ by up to s.
         """
-        return Seconds(self.verifier_cache + self.jwks_max_age + self.propagation + self.clock_skew)
+        most = self.widest
+        return Seconds(most.verifier_cache + most.jwks_max_age + most.propagation + most.clock_skew)
 
     @property
     def prepare_before(self) -> Seconds:
         """How long before ``sign_until`` a successor is prepared: the lead, and one max-age to prove it."""
-        return Seconds(self.lead + self.jwks_max_age)
+        return Seconds(self.lead + self.widest.jwks_max_age)
 
     def latest_exp(self, lease_until: NumericDate) -> NumericDate:
         """The latest ``exp`` that may be signed under a lease until ``lease_until``."""
-        return NumericDate(lease_until + self.access_ttl)
+        return NumericDate(lease_until + self.widest.access_ttl)
 
     def covered_until(self, lease_until: NumericDate) -> NumericDate:
         """Until when a key leased until ``lease_until`` must stay public (K2, K3).
@@ -84,7 +93,11 @@ class Timing:
         Its last token may expire T after the lease, and a verifier may accept it for the largest
         leeway and the skew more. ``publish_until`` is raised to this, and never lowered.
         """
-        return NumericDate(self.latest_exp(lease_until) + MAX_LEEWAY + self.clock_skew)
+        return NumericDate(self.latest_exp(lease_until) + MAX_LEEWAY + self.widest.clock_skew)
+
+
+NAMES: Final = tuple(field.name for field in fields(Timing) if field.name != "bounds")
+"""The settings of time, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

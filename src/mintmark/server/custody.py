@@ -10,7 +10,7 @@ from mintmark.core.events import EventName
 from mintmark.core.key import SIGNING, Key, KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Ring
 from mintmark.core.minting import ACCESS_TOKEN_TYP
-from mintmark.core.timing import Timing
+from mintmark.core.timing import MAX_LEEWAY, Timing
 from mintmark.errors import SignerUnavailable
 from mintmark.ports.clock import Clock
 from mintmark.ports.keyring import RingView
@@ -140,9 +140,10 @@ class Custody:
     async def _extend(self, key: Key) -> None:
         if self._granted.get(key.kid) == key.lease_until:
             return
-        await self._signer.extend(
-            key.kid, max_exp=self._timing.latest_exp(key.lease_until), lease_until=key.lease_until
-        )
+        # While the timing changes, a node that allows for shorter tokens may have renewed the lease (K3).
+        covered = NumericDate(key.publish_until - MAX_LEEWAY - self._timing.widest.clock_skew)
+        max_exp = min(self._timing.latest_exp(key.lease_until), covered)
+        await self._signer.extend(key.kid, max_exp=max_exp, lease_until=key.lease_until)
         self._granted[key.kid] = key.lease_until
 
     async def _forget(self, kid: Kid, *, destroy: bool = False) -> None:

@@ -9,12 +9,12 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from mintmark.core.timing import CROWDED_JWKS, Timing, broken_rules
+from mintmark.core.timing import CROWDED_JWKS, NAMES, Timing, broken_rules
 from mintmark.errors import ConfigurationError, ConfigurationErrors
 from mintmark.server.issuers import TABLES, IssuerSettings, Place, read_tables
 from mintmark.server.key_setting import custody_mistakes
@@ -115,7 +115,6 @@ _HANDOVER_SPARE: Final = 60
 _BY_NAME: Final = {key.name: key for key in KEYS}
 _OF_ISSUER: Final = tuple(key.name for key in KEYS if key.of_issuer)
 _BY_VARIABLE: Final = {key.variable: key for key in KEYS}
-_TIMING_NAMES: Final = tuple(field.name for field in fields(Timing))
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -192,7 +191,7 @@ def read(
         sources[TABLES] = place(TABLES)
     elif wrong.isdisjoint(_OF_ISSUER):
         issuers = (IssuerSettings(**{key: values.pop(key) for key in _OF_ISSUER}),)
-    timing = Timing(**{key: values.pop(key) for key in _TIMING_NAMES})
+    timing = Timing(**{key: values.pop(key) for key in NAMES})
     mistakes += _contradictions(timing, wrong, sources)
     if "cluster_key" not in wrong and values.get("cluster_key_also") and values["cluster_key"] is None:
         mistakes.append(_mistake("cluster_key_also", "needs a `cluster_key` beside it", sources))
@@ -248,7 +247,7 @@ def written(value: object) -> str:
 
 
 def _value(settings: Settings, issuer: IssuerSettings, key: Key) -> object:
-    holder = issuer if key.of_issuer else settings.timing if key.name in _TIMING_NAMES else settings
+    holder = issuer if key.of_issuer else settings.timing if key.name in NAMES else settings
     value: object = getattr(holder, key.name)
     # A number whose default is text is a span.
     return (
