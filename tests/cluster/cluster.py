@@ -79,6 +79,16 @@ class RunningCluster(Reachable):
         until(self.answers, "the front has a node", patience=patience, log=self.tail)
         return self
 
+    def until_signing(self, *, patience: float = PATIENCE) -> "RunningCluster":
+        """Wait until every node signs with a key of its own, and mints through no other any more."""
+        until(
+            lambda: all(node.events("key.activated") for node in self.nodes),
+            "every node has a key that signs",
+            patience=patience,
+            log=self.tail,
+        )
+        return self
+
     def answers(self) -> bool:
         """Whether the front passes requests on to a node that is ready."""
         with contextlib.suppress(httpx2.TransportError):
@@ -173,7 +183,7 @@ def running_cluster(
         try:
             if start:
                 cluster.add_user_and_client()
-                cluster.start().until_ready()
+                cluster.start().until_ready().until_signing()
             yield cluster
         finally:
             cluster.end()
