@@ -212,6 +212,29 @@ def test_everything_is_unavailable_while_the_token_is_away(held, caplog):
     assert caplog.text.count("the token answers") == 1
 
 
+@pytest.mark.parametrize("what", ["sign", "open", "open another", "generate", "destroy", "sweep"])
+def test_whichever_call_meets_an_absent_token_first_is_unavailable(held, what):
+    """SoftHSM shows an empty token where there is none: nothing is believed to be absent for that."""
+    public, key = held.token.generate(issuer=ISSUER, alg=Algorithm.ES256)
+    other = Kid("A" * 43)
+    held.found.take_away()
+    calls = {
+        "sign": lambda: key.sign(b"m"),
+        "open": lambda: held.token.open(kid=public.kid, issuer=ISSUER, alg=Algorithm.ES256),
+        "open another": lambda: held.token.open(kid=other, issuer=ISSUER, alg=Algorithm.ES256),
+        "generate": lambda: held.token.generate(issuer=ISSUER, alg=Algorithm.ES256),
+        "destroy": lambda: held.token.destroy(other),
+        "sweep": lambda: held.token.sweep(keep=NOTHING, issuer=ISSUER, older_than=HOUR),
+    }
+    with pytest.raises(SignerUnavailable) as failed:
+        calls[what]()
+    assert type(failed.value) is SignerUnavailable
+    assert held.token.state is TokenState.AWAY
+    held.found.bring_back()
+    held.clock.advance(2)
+    jws.verify(public, b"m", key.sign(b"m"))
+
+
 def test_token_that_is_away_is_asked_at_most_once_a_second(held):
     """Callers are answered at once meanwhile: each try may take as long as a network does."""
     held.token.connect()

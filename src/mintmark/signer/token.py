@@ -181,11 +181,7 @@ class Token:
         """Take ``kid`` out of the token for good; idempotent. Raises SignerUnavailable."""
         with self._session() as held:
             held.found.pop(kid, None)
-            found = _ours(held.session, {Attribute.ID: kid.encode()})
-            if not found:
-                # A token that has gone shows no objects and no error.
-                self._module.token(self._label)
-            for _, item in found:
+            for _, item in self._listed(held, {Attribute.ID: kid.encode()}):
                 item.destroy()
         log.info("destroyed %s in the token", kid)
 
@@ -193,7 +189,7 @@ class Token:
         """Destroy what ``issuer`` made more than ``older_than`` ago and is not in ``keep``; what that was."""
         swept: set[Kid] = set()
         with self._session() as held:
-            for label, item in _ours(held.session, {}):
+            for label, item in self._listed(held, {}):
                 old = self._clock.now() - label.made_at > older_than
                 kid = Kid(bytes(item[Attribute.ID]).decode("ascii", "replace"))
                 if old and label.issuer == _digest(issuer) and kid not in keep:
@@ -244,6 +240,15 @@ class Token:
                 self._module.token(self._label)
                 return None
             found = held.found[kid] = item
+        return found
+
+    def _listed(
+        self, held: _Session, template: Mapping[Attribute, object]
+    ) -> tuple[tuple[_Label, pkcs11.Object], ...]:
+        found = _ours(held.session, template)
+        if not found:
+            # As above: none is what an absent token shows, too.
+            self._module.token(self._label)
         return found
 
     def _prove(self, private: pkcs11.Object, public: PublicKey) -> None:
