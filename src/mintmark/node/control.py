@@ -29,7 +29,7 @@ from mintmark.ports.bus import Bus
 from mintmark.server.audit import Audit
 from mintmark.server.publication import PlaceReader
 from mintmark.server.setting import PEER
-from mintmark.server.settings import Settings
+from mintmark.server.settings import Settings, working_by
 from mintmark.signer.client import SignerClient
 from mintmark.signer.hardening import Profile, harden
 from mintmark.signer.launch import SignerProcess, start_signer
@@ -81,8 +81,10 @@ async def _serve(settings: Settings) -> int:
                 opened.push_async_callback(reader.close)
                 read = PlaceReader(reader, places, one.issuer)
                 charges.append(Charge(own, store=store, bus=bus, reader=read, places=places))
-            await agree_all(tuple(charges))
-            node = _Node(settings, tuple(charges), listening=listening, bus=bus)
+            timing = await agree_all(tuple(charges))
+            for charge in charges:
+                charge.begin(timing)
+            node = _Node(working_by(settings, timing), tuple(charges), listening=listening, bus=bus)
             while not stop.asked.is_set():
                 await node.run(stop)
     return 0

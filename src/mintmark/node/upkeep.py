@@ -15,6 +15,8 @@ from typing import Any, Final
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
 from mintmark.core.key import KeyKind, KeyMode
+from mintmark.core.timing import Timing
+from mintmark.core.timing_change import mixed, stands_beside
 from mintmark.errors import ConfigurationError, NotReady, Unavailable
 from mintmark.grants import GRANTS
 from mintmark.node.cluster import Cluster
@@ -24,7 +26,7 @@ from mintmark.ports.proof import PublicReader
 from mintmark.ports.publisher import Publisher
 from mintmark.ports.signer import Signer, SignerControl
 from mintmark.ports.store import Store
-from mintmark.server.agreement import agree
+from mintmark.server.agreement import agree, beside
 from mintmark.server.audit import Audit
 from mintmark.server.document import JWKS_PATH, discovery, path_of
 from mintmark.server.peering import Peering
@@ -34,7 +36,7 @@ from mintmark.server.publication import Publication
 from mintmark.server.ring import RingFollower
 from mintmark.server.rotation import Rotation
 from mintmark.server.setting import PEER
-from mintmark.server.settings import Settings
+from mintmark.server.settings import Settings, working_by
 from mintmark.system import SYSTEM_CLOCK
 from mintmark.units import Issuer, NodeId
 
@@ -51,7 +53,9 @@ _LONGEST_PAUSE: Final = 30.0
 class Charge:
     """One issuer of this process and what was opened for it: what one run of the node leaves to the next.
 
-    ``settings`` are of this issuer alone; ``reader`` reads its public URLs and its ``places``.
+    ``settings`` are of this issuer alone, with the timing that this node works by; ``configured`` is the one
+    that was written there, which may be another while the timing changes. ``reader`` reads its public URLs
+    and its ``places``.
     """
 
     def __init__(
@@ -63,13 +67,17 @@ class Charge:
         reader: PublicReader,
         places: tuple[Publisher, ...],
     ) -> None:
-        self.settings: Final = settings
+        self.settings = settings
+        self.configured: Final = settings.timing
+        self.beside: tuple[Timing, ...] = ()
+        """What other nodes of this issuer may work by, as it was when this one began."""
         self.store: Final = store
         self.bus: Final = bus
         self.reader: Final = reader
         self.places: Final = places
         self.agreed: Final = asyncio.Event()
-        """Set once this process and the issuer's other nodes work with the same timing."""
+        """Set once this process and the issuer's other nodes work with timing that goes together."""
+        self._has_begun = False
 
     @property
     def issuer(self) -> Issuer:
@@ -77,13 +85,27 @@ class Charge:
         return self.settings.issuer
 
     async def agree(self) -> None:
-        """Set ``agreed``; raises ConfigurationError where the timing differs, and Unavailable."""
-        await agree(self.store.keyring, self.issuer, self.settings.timing, clock=SYSTEM_CLOCK)
+        """Set ``agreed``; raises ConfigurationError where the timing differs, and Unavailable.
+
+        For a node that has begun already, it also differs where others may work by a timing that this one
+        does not allow for.
+        """
+        await agree(self.store.keyring, self.issuer, self.configured, clock=SYSTEM_CLOCK)
+        self.beside = await beside(self.store.keyring, self.issuer, self.configured)
+        if self._has_begun and not all(stands_beside(self.settings.timing, one) for one in self.beside):
+            raise ConfigurationError(
+                "issuer", f"the timing of {self.issuer} changes, which could not be read before: start again"
+            )
         self.agreed.set()
 
+    def begin(self, timing: Timing) -> None:
+        """Work by ``timing`` from now on."""
+        self.settings = working_by(self.settings, timing)
+        self._has_begun = True
 
-async def agree_all(charges: tuple[Charge, ...]) -> None:
-    """Agree on the timing of every issuer whose rows can be read.
+
+async def agree_all(charges: tuple[Charge, ...]) -> Timing:
+    """Agree on the timing of every issuer whose rows can be read; what this node is to work by.
 
     Raises ConfigurationError where one differs; and what went wrong where nothing could be read for any.
     Who could not agree yet goes on trying in its own loop.
@@ -93,6 +115,7 @@ async def agree_all(charges: tuple[Charge, ...]) -> None:
     for failure in failures:
         if isinstance(failure, ConfigurationError) or len(failures) == len(charges):
             raise failure
+    return mixed(charges[0].configured, *(other for charge in charges for other in charge.beside))
 
 
 class Upkeep:
@@ -157,6 +180,7 @@ class Upkeep:
             bus=charge.bus,
             clock=SYSTEM_CLOCK,
             timing=settings.timing,
+            configured=charge.configured,
             audit=self.audit,
             served=self._generation,
             own_url=own + path_of(charge.issuer) + JWKS_PATH,

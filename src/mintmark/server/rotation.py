@@ -63,7 +63,8 @@ class Rotation:
 
     ``kind`` is what keys are to sign, where the ring does not say so yet; with ``spare`` a successor waits
     past its lead for as long as a key signs. ``modes`` is what the signer was configured for. ``address`` and
-    ``certificate`` are those of this node's cluster listener.
+    ``certificate`` are those of this node's cluster listener. ``configured`` is the timing of its settings,
+    where that is not what it works by.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Rotation:
         address: str = "",
         certificate: bytes = b"",
         modes: frozenset[KeyMode] = frozenset({KeyMode.OWN}),
+        configured: Timing | None = None,
     ) -> None:
         self._issuer = issuer
         self._node = node
@@ -100,6 +102,7 @@ class Rotation:
         self._bus = bus
         self._clock = clock
         self._timing = timing
+        self._configured = configured or timing
         self._audit = audit
         self._served_generation = served
         self._alarms = Alarms(clock=clock, audit=audit)
@@ -211,7 +214,7 @@ class Rotation:
             modes=modes,
         )
         # In this order: of two nodes that start with different timing at least one sees the other's.
-        await check_agreed(self._store, self._issuer, self._timing)
+        await check_agreed(self._store, self._issuer, self._configured, node=self._node, working=self._timing)
         self._beat_at, self._beaten = now, (served, modes)
 
     # --- evidence ----------------------------------------------------------------------------------

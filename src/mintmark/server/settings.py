@@ -214,6 +214,13 @@ def read(
     )
 
 
+def working_by(settings: Settings, timing: Timing) -> Settings:
+    """The settings of a node that works by ``timing``, because other nodes have other settings."""
+    by_default = settings.sources["handover"] == "default"
+    handover = Seconds(timing.lead + _HANDOVER_SPARE) if by_default else settings.handover
+    return replace(settings, timing=timing, handover=handover)
+
+
 def describe(settings: Settings) -> tuple[Description, ...]:
     """Every key with its present value, as it would be written, and the source of that value.
 
