@@ -100,6 +100,8 @@ def test_node_whose_clock_is_off_signs_nothing_and_says_so(tmp_path, wall_clock,
         wrong.until_ready(patience=PATIENCE)
         wrong.asked(lambda: wrong.refresh(tokens["refresh_token"]), 200)
 
+        # It mints through another node before it signs itself.
+        until(lambda: wrong.events("key.activated"), "its own key signs", patience=PATIENCE, log=wrong.tail)
         activated = len(wrong.events("key.activated"))
         wall_clock.set(-600)
         _until_off(wrong)
