@@ -1,11 +1,12 @@
 """The pages about shared keys and HSMs: a node starts with what they say, and each command is run."""
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,10 @@ class Page:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def start(self, **settings: object) -> RunningNode:
+    def start(self, environ: Mapping[str, str] | None = None, **settings: object) -> RunningNode:
         """A node with these settings, ready; always of the same issuer."""
         port = 0 if self.node is None else self.node.port
-        self.node = RunningNode(self.folder, settings, port=port)
+        self.node = RunningNode(self.folder, settings, environ or {}, port=port)
         return self.node.start().until_ready()
 
 
@@ -111,9 +112,17 @@ def test_node_shares_its_key_as_the_page_says(page):
 
 @pytest.mark.parametrize("page", ["share-one-key"], indirect=True)
 def test_running_cluster_is_switched_as_the_page_says(page):
-    """The commands are taken, and a shared key is prepared beside the one that signs."""
+    """The commands are taken, a shared key is prepared beside the one that signs, and a key that comes
+    from a variable is in no process but control."""
     page.type_in("make")
-    page.start(seal_key=page.settings("set")["seal_key"])
+    secret = (page.folder / "etc" / "seal.key").read_text().strip()
+    node = page.start({"SEAL_KEY": secret}, seal_key="env:SEAL_KEY")
+    pids = node.pids()
+    assert pids["worker"]
+    for pid in (*pids["worker"], *pids["signer"]):
+        # Only root is told; what others are told is nothing.
+        with contextlib.suppress(PermissionError):
+            assert secret.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
     page.type_in("switch")
     until(lambda: len(kids(page)) == 2, "a shared key was prepared", log=page.node.tail)
 
