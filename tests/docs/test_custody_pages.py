@@ -18,6 +18,9 @@ from mintmark.core.events import EventName
 from mintmark.server.option import KEYS
 from mintmark.server.settings import read
 
+# Several real nodes start one after the other, each with a minute of patience.
+pytestmark = pytest.mark.timeout(400)
+
 HOW_TO = Path(__file__).resolve().parent.parent.parent / "docs" / "how-to"
 PAGES = {
     name: (HOW_TO / f"{name}.md").read_text("utf-8") for name in ("share-one-key", "keep-keys-in-an-hsm")
