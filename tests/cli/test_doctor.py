@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from tests.cli.command_line import PASSWORD, CommandLine, Result
 
 from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.core.timing import Timing
+from mintmark.core.timing_change import Agreement
+from mintmark.server.agreement import encode_agreement
 from mintmark.server.diagnosis.finding import Check
 from mintmark.signer.hardening import Profile
 from mintmark.units import ClientId, NodeId, Seconds
@@ -180,7 +181,7 @@ def test_timing_of_live_nodes_must_be_this_configurations(shop):
     """Beside a live node each setting that differs is named; once it is dead nothing is wrong."""
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     write(shop.folder, url)
-    theirs = msgspec.json.encode(Timing(access_ttl=Seconds(600)))
+    theirs = encode_agreement(Agreement(current=Timing(access_ttl=Seconds(600))))
 
     async def join(store):
         assert await store.keyring.swap_timing(shop.settings.issuer, expected=0, document=theirs)

@@ -172,7 +172,9 @@ def differences(ours: Timing, theirs: Mapping[str, object]) -> tuple[str, ...]:
 
 def documents(stored: StoredTiming) -> tuple[Mapping[str, object], ...]:
     """The settings that nodes may have, as they are written, whatever version wrote them."""
-    document: dict[str, Any] = msgspec.json.decode(stored.document)
+    document: Any = msgspec.json.decode(stored.document)
+    if not isinstance(document, dict):
+        return ({},)
     if "current" not in document:
         return (document,)
     return tuple(one for one in (document["current"], document.get("wanted")) if one is not None)

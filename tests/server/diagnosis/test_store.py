@@ -4,13 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from mintmark.core.key import Activation, Key, KeyState
 from mintmark.core.keyring import Member, Ring
 from mintmark.core.timing import Timing
+from mintmark.core.timing_change import Agreement
 from mintmark.ports.keyring import RejectedRow, RingView, RowKind, StoredTiming
+from mintmark.server.agreement import encode_agreement
 from mintmark.server.diagnosis import store
 from mintmark.server.diagnosis.finding import Check, Finding, Verdict
 from mintmark.server.diagnosis.place import NO_SPACE, Place, of_place
@@ -174,9 +175,14 @@ def test_clock_that_is_ahead_is_called_so():
 
 def test_other_timing_is_a_failure_only_beside_live_nodes():
     """A node that starts alone writes its own; beside others it does not start, and each setting is named."""
-    stored = StoredTiming(msgspec.json.encode(Timing(lease=Seconds(60))), 3)
+    theirs = Timing(lease=Seconds(60))
+    stored = StoredTiming(encode_agreement(Agreement(current=theirs)), 3)
     assert store.of_timing(None, TIMING, live=0).verdict is Verdict.OK
-    assert store.of_timing(StoredTiming(msgspec.json.encode(TIMING), 3), TIMING, live=2).verdict is Verdict.OK
+    same = StoredTiming(encode_agreement(Agreement(current=TIMING)), 3)
+    assert store.of_timing(same, TIMING, live=2).verdict is Verdict.OK
+    assert store.of_timing(same, TIMING, live=2).found == "as in the store (generation 3)"
+    both = StoredTiming(encode_agreement(Agreement(current=theirs, wanted=TIMING)), 4)
+    assert "while it changes: finish that" in store.of_timing(both, TIMING, live=2).found
     assert store.of_timing(stored, TIMING, live=0).verdict is Verdict.OK
     found = store.of_timing(stored, TIMING, live=2)
     assert found.verdict is Verdict.FAILED

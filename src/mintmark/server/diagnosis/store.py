@@ -1,14 +1,12 @@
 """What the store says: whether it can be used, whose clock is off, who lives, who signs."""
 
-import json
 from typing import Final
-
-import msgspec
 
 from mintmark.core.key import Key, KeyState
 from mintmark.core.keyring import LIVE_FOR, Member
 from mintmark.core.timing import CROWDED_JWKS, Timing
 from mintmark.ports.keyring import RingView, StoredTiming
+from mintmark.server.agreement import differences, documents
 from mintmark.server.diagnosis.count import counted
 from mintmark.server.diagnosis.finding import Check, Finding, failed, ok, warning
 from mintmark.server.setting import shown
@@ -116,21 +114,20 @@ def of_timing(stored: StoredTiming | None, timing: Timing, *, live: int) -> Find
     subject = "timing settings"
     if stored is None:
         return ok(Check.STORE_TIMING, subject, "none yet: the first node writes its own")
-    theirs: object = json.loads(stored.document)
-    ours = msgspec.to_builtins(timing)
-    if theirs == ours:
-        return ok(Check.STORE_TIMING, subject, f"as in the store (generation {stored.generation})")
-    known = theirs if isinstance(theirs, dict) else {}
-    names = sorted(name for name in ours.keys() | known.keys() if ours.get(name) != known.get(name))
-    differing = ", ".join(f"{name} is {ours.get(name)} here and {known.get(name)} there" for name in names)
+    written = documents(stored)
+    differing = [differences(timing, one) for one in written]
+    if () in differing:
+        changing = ", while it changes: finish that with `mintmark timing finish`" if len(written) > 1 else ""
+        return ok(Check.STORE_TIMING, subject, f"as in the store (generation {stored.generation}){changing}")
+    found = ", ".join(differing[0])
     if live:
         return failed(
             Check.STORE_TIMING,
             subject,
-            f"{differing}: a node with these does not start while {live} with others live",
-            fix="copy the settings of the others, or stop all nodes and start them with these",
+            f"{found}: a node with these does not start while {live} with others live",
+            fix="copy the settings of the others, or change them with `mintmark timing change`",
         )
-    return ok(Check.STORE_TIMING, subject, f"{differing}; the next node to start writes its own")
+    return ok(Check.STORE_TIMING, subject, f"{found}; the next node to start writes its own")
 
 
 def of_unreadable_key(reason: str) -> Finding:
