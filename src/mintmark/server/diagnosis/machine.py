@@ -174,12 +174,12 @@ _REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "leaving": ("it was told to leave", "wait until it has gone"),
     "ring_stale": ("it cannot read the key ring", "see the store's checks; the node's log says store.failed"),
     "no_active_key": (
-        "it has no key that may sign",
-        "a node that joined waits for the lead; otherwise see store.keys and publication.keys",
+        "it has no key that may sign, and no other node signs for it",
+        "see whether nodes reach each other (`cluster_listen`), store.keys and publication.keys",
     ),
     "no_slot": (
         "as many other nodes sign as `signers` allows",
-        "let it stand by, or raise `signers` and `jwks_limit` on every node",
+        "it mints through them once it reaches one; or raise `signers` and `jwks_limit` on every node",
     ),
     "clock_off": ("its clock is too far from the store's", "see machine.clock and store.clock"),
     "log_stale": ("it cannot read the revocation log", "see the store's checks"),
