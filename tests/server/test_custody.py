@@ -21,6 +21,7 @@ from mintmark.server.emergency import request_rotation, revoke_key
 from mintmark.server.rotation import Rotation
 from mintmark.signer.local import LocalSigner
 from mintmark.signer.sealed import Seals
+from mintmark.signer.token import Token
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults, FaultyStore
@@ -94,14 +95,24 @@ class Node:
     """One node's rotation, whose workers serve whatever the ring is."""
 
     def __init__(
-        self, world: World, name: NodeId, seals: Sequence[SealKey], kind: KeyKind, *, spare: bool
+        self,
+        world: World,
+        name: NodeId,
+        seals: Sequence[SealKey],
+        kind: KeyKind,
+        *,
+        spare: bool = False,
+        token: Token | None = None,
     ) -> None:
         self.world = world
         self.name = name
         self.faults = Faults(clock=world.clock)
         self.signer = LocalSigner(
-            clock=world.clock, seals=Seals(seals, entropy=SYSTEM_ENTROPY) if seals else None
+            clock=world.clock,
+            seals=Seals(seals, entropy=SYSTEM_ENTROPY) if seals else None,
+            token=token,
         )
+        modes = {KeyMode.OWN, *([KeyMode.SHARED] if seals else []), *([KeyMode.HSM] if token else [])}
         self.audit = Audit()
         self.served = 0
         self.rotation = Rotation(
@@ -118,7 +129,7 @@ class Node:
             served=lambda: self.served,
             own_url="http://127.0.0.1:1/.well-known/jwks.json",
             proof_urls=("https://auth.example.com/.well-known/jwks.json",),
-            modes=BOTH_MODES if seals else frozenset({KeyMode.OWN}),
+            modes=frozenset(modes),
             spare=spare,
         )
 
