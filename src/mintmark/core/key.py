@@ -140,6 +140,11 @@ class Key:
         """Until when it may sign or something may be valid that it signed, unless a lease is renewed."""
         return max(self.publish_until, self.lease_until if self.state in SIGNING else NumericDate(0))
 
+    def is_overdue(self, now: NumericDate) -> bool:
+        """Whether it signs past its target, and not because its node is leaving."""
+        signs = self.state is KeyState.ACTIVE and not self.is_resigned()
+        return signs and self.sign_until is not None and now >= self.sign_until
+
     def is_resigned(self) -> bool:
         """Whether its node is leaving: the key signs on for now, and nobody may count on it.
 

@@ -192,7 +192,7 @@ def _succession(view: View, timing: Timing) -> Iterable[Effect]:
         else:
             yield from _line(view, timing, clusters, ring.held_by_cluster(KeyState.PREPARED))
     for key in (own, clusters):
-        if key is not None and view.holds(key) and key.sign_until is not None and now >= key.sign_until:
+        if key is not None and view.holds(key) and key.is_overdue(now):
             yield RaiseAlarm(AlarmKind.ROTATION_OVERDUE, key.kid)
     if len(ring.published()) > timing.jwks_limit:
         yield RaiseAlarm(AlarmKind.JWKS_LIMIT)
