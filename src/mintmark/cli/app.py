@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
-from mintmark.cli import clients, keys, sessions, token, users
+from mintmark.cli import clients, keys, sessions, timing, token, users
 from mintmark.cli.doctor import doctor
 from mintmark.cli.init import init
 from mintmark.cli.invocation import Invocation
@@ -40,7 +40,7 @@ app.command(init)
 app.command(serve)
 app.command(demo)
 app.command(doctor)
-for family in (users.app, clients.app, keys.app, sessions.app, token.app):
+for family in (users.app, clients.app, keys.app, timing.app, sessions.app, token.app):
     app.command(family)
 
 

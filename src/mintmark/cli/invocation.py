@@ -18,6 +18,7 @@ from mintmark.cli.output import Output
 from mintmark.cli.status import Misused
 from mintmark.errors import NotFound
 from mintmark.ports.clock import Clock, Entropy
+from mintmark.ports.passwords import PasswordHasher
 from mintmark.ports.store import Store
 from mintmark.server.accounts import Accounts
 from mintmark.server.audit import Audit
@@ -78,7 +79,20 @@ class Invocation:
         Raises ConfigurationErrors, Misused, Unavailable; and, unless ``create``, NotFound for a database file
         that does not exist: to list or to end something in a new one is a mistake about the folder.
         """
-        settings = self.settings()
+        async with self._open((self.settings(),), create=create) as (one,):
+            yield one
+
+    @contextlib.asynccontextmanager
+    async def open_each(self) -> AsyncIterator[tuple[Opened, ...]]:
+        """The same for every issuer of the node, on one store that is there already."""
+        settings = self.of_node()
+        each = tuple(settings.of(one.issuer) for one in settings.issuers)
+        async with self._open(each, create=False) as opened:
+            yield opened
+
+    @contextlib.asynccontextmanager
+    async def _open(self, each: tuple[Settings, ...], *, create: bool) -> AsyncIterator[tuple[Opened, ...]]:
+        settings = each[0]
         path = sqlite_file(settings)
         absent = path is not None and _is_absent(path)
         if absent and not create:
@@ -92,7 +106,7 @@ class Invocation:
             open_store,
         )
 
-        audit = Audit(issuer=settings.issuer, actor=_actor())
+        actor = _actor()
         async with (
             open_store(settings, clock=self.clock, entropy=self.entropy) as store,
             open_passwords(settings) as passwords,
@@ -100,17 +114,22 @@ class Invocation:
         ):
             if absent:
                 self.output.note(f"mintmark: a new database, {path}")
-            accounts = Accounts(
-                settings.issuer,
-                store=store,
-                passwords=passwords,
-                entropy=self.entropy,
-                timing=settings.timing,
-                audit=audit,
+            yield tuple(
+                self._opened(one, store, passwords, Audit(issuer=one.issuer, actor=actor)) for one in each
             )
-            yield Opened(settings, store, accounts, audit)
             # A session that was ended here is refused as soon as one that was ended over HTTP.
             await bus.announce()
+
+    def _opened(self, settings: Settings, store: Store, passwords: PasswordHasher, audit: Audit) -> Opened:
+        accounts = Accounts(
+            settings.issuer,
+            store=store,
+            passwords=passwords,
+            entropy=self.entropy,
+            timing=settings.timing,
+            audit=audit,
+        )
+        return Opened(settings, store, accounts, audit)
 
 
 Given = Annotated[Invocation, Parameter(parse=False)]

@@ -177,7 +177,8 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 """What must hold before anything starts: first the keys' four rules, then the sessions'."""
 
-_COUNTS: Final = frozenset({"signers", "jwks_limit"})
+COUNTS: Final = frozenset({"signers", "jwks_limit"})
+"""The settings that are no spans."""
 
 
 def broken_rules(timing: Timing) -> tuple[BrokenRule, ...]:
@@ -196,4 +197,4 @@ def _message(rule: Rule, timing: Timing) -> str:
 
 def _text(name: str, timing: Timing) -> str:
     value: int = getattr(timing, name)
-    return str(value) if name in _COUNTS else f'"{format_duration(Seconds(value))}"'
+    return str(value) if name in COUNTS else f'"{format_duration(Seconds(value))}"'

@@ -133,7 +133,9 @@ def begin(agreement: Agreement, wanted: Timing, *, now: NumericDate) -> Agreemen
     if wanted == (agreement.wanted or agreement.current):
         return agreement
     if agreement.wanted is not None:
-        raise ChangeRefused("another change is not finished: finish it, or withdraw it first")
+        raise ChangeRefused(
+            "another change is not finished: finish it, or withdraw it with the current settings"
+        )
     reasons = list(obstacles(agreement.current, wanted))
     if now < agreement.copies_until:
         left = format_duration(Seconds(agreement.copies_until - now))
