@@ -11,7 +11,7 @@ from mintmark.server.emergency import revoke_key
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults
-from mintmark.units import NodeId
+from mintmark.units import NodeId, NumericDate
 
 
 async def reasons(node: Surface) -> list[str]:
@@ -168,8 +168,21 @@ async def test_metrics_count_events_and_keys(node: Surface):
         'mintmark_feed_followers{issuer="https://auth.example.com"} 0.0',
         'mintmark_feed_fresh{issuer="https://auth.example.com"} 1.0',
         'mintmark_ring_fresh{issuer="https://auth.example.com"} 1.0',
+        'mintmark_rotation_overdue{issuer="https://auth.example.com"} 0.0',
     ):
         assert line in lines
+
+
+async def test_metrics_show_a_rotation_that_is_overdue(node: Surface):
+    """F09: a key that signs past its target is counted, whichever process should have rotated."""
+    store = node.store.keyring
+    view = await store.read(node.issuer)
+    late = tuple(replace(key, sign_until=NumericDate(view.now - 1)) for key in view.ring.keys)
+    ring = replace(view.ring, keys=late, generation=view.ring.generation + 1)
+    assert await store.swap(view.ring.generation, ring)
+    await node.read_ring()
+    text = (await node.http.get("/metrics")).text
+    assert 'mintmark_rotation_overdue{issuer="https://auth.example.com"} 1.0' in text.splitlines()
 
 
 async def test_metrics_do_not_grow_with_what_strangers_send(node: Surface):

@@ -32,7 +32,7 @@ class Probes:
         return _json({"status": "live"}, 200)
 
     async def ready(self, _: Incoming) -> Response:
-        """200, or 503 with every reason to send requests elsewhere; where there are several issuers, of each."""
+        """200, or 503 with every reason to send requests elsewhere; of several issuers, those of each."""
         report = await self._readiness.report()
         members: dict[str, object] = {
             "status": "not ready" if report.reasons else "ready",
@@ -65,6 +65,7 @@ class _Metrics(Collector):
         ring_fresh = _gauge("mintmark_ring_fresh", "1 while the key ring was read lately.")
         generation = _gauge("mintmark_ring_generation", "Changes of the key ring.")
         keys = _gauge("mintmark_keys", "Keys of the ring by state.", "state")
+        overdue = _gauge("mintmark_rotation_overdue", "Active keys that should have had a successor by now.")
         for services in self._served:
             issuer = services.issuer
             for name, count in services.audit.counts.items():
@@ -77,7 +78,8 @@ class _Metrics(Collector):
                 states = Counter(key.state for key in ring.keys)
                 for state in KeyState:
                     keys.add_metric([issuer, state.value], states[state])
-        return (events, followers, feed_fresh, ring_fresh, generation, keys)
+                overdue.add_metric([issuer], sum(key.is_overdue(services.ring.now()) for key in ring.keys))
+        return (events, followers, feed_fresh, ring_fresh, generation, keys, overdue)
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:
