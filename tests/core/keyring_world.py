@@ -424,6 +424,7 @@ class World:
             key
             for key in self.store.ring.keys
             if key.state is k.KeyState.ACTIVE and self.now < key.lease_until and key.kid in node.signer
+            if not key.is_of_cluster() or key.kid in self.loaded(node)
         ]
         if not signing or self.is_off(node):
             return
