@@ -1,8 +1,10 @@
 """Verifiers that are libraries of Node: one small service each, in the ``.mjs`` files beside this one."""
 
 import contextlib
+import functools
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +14,23 @@ from tests.interop.verifier import Guarding, OverHttp
 
 HERE = Path(__file__).resolve().parent
 
+NEEDED = (20, 19)
+"""The first version that all packages of the lock take."""
+
+
+@functools.cache
+def version_of(program: str) -> tuple[int, ...]:
+    """Major and minor version of a Node."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    return tuple(int(number) for number in said.stdout.strip().lstrip("v").split(".")[:2])
+
 
 @contextlib.contextmanager
 def node_service(name: str, guarding: Guarding, folder: Path) -> Iterator[OverHttp]:
     """The service ``name``.mjs; without Node or its packages tests fail in CI and skip elsewhere."""
     program = shutil.which("node")
-    if program is None:
-        missing("node is missing: install Node 20.19 or later (Debian, Ubuntu: apt install nodejs npm)")
+    if program is None or version_of(program) < NEEDED:
+        missing("Node 20.19 or later is missing (Debian 13 and later: apt install nodejs npm)")
     if not (HERE / "node_modules").is_dir():
         missing("tests/interop/node_modules is missing: run `npm ci` in tests/interop")
     options = {
