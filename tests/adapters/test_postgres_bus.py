@@ -59,10 +59,16 @@ async def opened(url, clock=None):
         await bus.close()
 
 
-async def until(condition, what):
+async def until(condition, what, passing=None):
+    """Return once ``condition`` holds; ``passing`` is a clock on which time passes meanwhile.
+
+    Again and again: a pause that has not begun yet would miss a single step.
+    """
     deadline = SYSTEM_CLOCK.monotonic() + PATIENT
     while not condition():
         assert SYSTEM_CLOCK.monotonic() < deadline, what
+        if passing is not None:
+            passing.advance(PAUSE)
         await asyncio.sleep(0.01)
 
 
@@ -200,14 +206,13 @@ async def test_flood_of_notifications_wakes_once_a_pause(postgresql, database):
                 woken += 1
 
         counter = asyncio.create_task(count())
-        await until(lambda: len(heard) == flood, "the flood arrived")
+        await until(lambda: len(heard) >= flood, "the flood arrived")
         await until(lambda: woken == 1, "it woke")
         # Whether a part of it came after that is the network's business; if so it wakes now.
         clock.advance(PAUSE)
         await asyncio.to_thread(postgresql.execute, "NOTIFY mintmark", database=make_url(database).database)
-        await until(lambda: len(heard) == flood + 1, "one more arrived")
-        clock.advance(PAUSE)
-        await until(lambda: woken >= 2, "the last one woke")
+        await until(lambda: len(heard) > flood, "one more arrived")
+        await until(lambda: woken >= 2, "the last one woke", passing=clock)
         assert woken <= 3
         counter.cancel()
 
@@ -221,14 +226,15 @@ async def test_many_announcements_become_few_notifications(database):
         heard = counting(peer)
         for _ in range(1_000):
             await bus.announce()
-        await until(lambda: len(heard) == 1, "the first arrived")
+        await until(lambda: len(heard) >= 1, "the first arrived")
         for _ in range(1_000):
             await bus.announce()
-        clock.advance(PAUSE)
-        await until(lambda: len(heard) == 2, "the rest arrived")
+        await until(lambda: len(heard) >= 2, "the rest arrived", passing=clock)
         clock.advance(PAUSE)
         await bus.announce()
-        await until(lambda: len(heard) == 3, "the next one arrived")
+        await until(lambda: len(heard) >= 3, "the next one arrived", passing=clock)
+        # What the two say when they connect may arrive late, and be counted.
+        assert len(heard) <= 5
 
 
 async def test_connection_that_the_server_ended_is_made_anew(postgresql, database, caplog):
