@@ -11,6 +11,7 @@ import pytest
 from mintmark.adapters.cluster_caller import ClusterCaller
 from mintmark.adapters.cluster_listener import ClusterListener, Limits
 from mintmark.adapters.cluster_wire import Identity
+from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.core.keyring import Member
 from mintmark.ports.peer import PeerCaller
 from mintmark.system import SYSTEM_ENTROPY
@@ -27,7 +28,7 @@ from mintmark.units import NodeId, NumericDate
 LIMITS = Limits(burst=BURST, every=1.0, silence=SILENCE, handshakes=4)
 
 
-def bound(port: int = 0) -> socket.socket:
+def bound(port: int) -> socket.socket:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", port))
@@ -52,7 +53,8 @@ class Place:
     name: str
     callers: dict[bytes, Member]
     own: Identity = field(init=False)
-    port: int = 0
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    """One that nobody else gets while it is stopped."""
     task: "asyncio.Task[None] | None" = None
 
     def __post_init__(self) -> None:
@@ -60,7 +62,6 @@ class Place:
 
     async def start(self) -> None:
         sock = bound(self.port)
-        self.port = sock.getsockname()[1]
         listener = ClusterListener(
             sock, identity=self.own, callers=lambda: self.callers, service=self.service, clock=self.clock,
             limits=LIMITS,

@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.errors import ConfigurationError
 from mintmark.node.listener import listen_for_nodes
 from mintmark.server.setting import Address
@@ -39,9 +40,7 @@ def test_store_on_this_machine_is_reached_through_loopback(store):
 
 def test_place_that_is_configured_is_the_one():
     """And the address that is told may be another one; a wildcard is told as an address of this machine."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    (port,) = free_ports(1)
     assert place_of(cluster_listen=f"127.0.0.1:{port}") == ("127.0.0.1", port)
     assert place_of(cluster_listen=f"0.0.0.0:{port}") == ("127.0.0.1", port)
     found = listen_for_nodes(
