@@ -13,6 +13,7 @@ from mintmark.adapters.cluster_listener import Limits
 from mintmark.adapters.cluster_wire import Identity
 from mintmark.core import jws
 from mintmark.core.events import EventName
+from mintmark.core.key import KeyMode
 from mintmark.core.keyring import Member
 from mintmark.core.log import LogPage
 from mintmark.core.peering import PeerRefusal
@@ -293,6 +294,8 @@ async def test_flood_is_cut_and_others_are_served(world: Town):
     reasons = [answer.reason for answer in answers if isinstance(answer, PeerRefused)]
     assert (reasons.count(PeerRefusal.BAD_CLAIMS), reasons.count(PeerRefusal.BUSY)) == (20, 180)
     assert kid_of(await log_in(new)) == old.kid
+    assert old.audit.counts[EventName.PEER_REFUSED] == 20
+    assert old.audit.counts[EventName.PEER_TURNED_AWAY] == 180
 
 
 async def test_probe_needs_a_key_that_may_sign(world: Town):
@@ -305,6 +308,33 @@ async def test_probe_needs_a_key_that_may_sign(world: Town):
     with pytest.raises(PeerRefused) as refused:
         await new.caller.probe(old.member, ISSUER)
     assert refused.value.reason is PeerRefusal.NOT_READY
+
+
+async def test_node_is_replaced_once_another_answers_and_counts_on_it(world: Town):
+    """Before it answers nobody: another node must have a ring to serve, stay, and sign or ask here."""
+    old, new = await world.join("old", key=True), await world.join("new")
+    await world.look()
+    assert not old.peering.is_replaced()
+    await new.peers.probe()
+    assert old.peering.is_replaced()
+
+    async def is_replaced(
+        *, generation: int = 1, modes: frozenset[KeyMode] = frozenset({KeyMode.OWN})
+    ) -> bool:
+        await world.store.keyring.beat(
+            ISSUER, new.node, ring_generation=generation, address=new.address,
+            certificate=new.identity.certificate, modes=modes,
+        )  # fmt: skip
+        await old.follower.refresh()
+        return old.peering.is_replaced()
+
+    assert not await is_replaced(generation=0)
+    assert not await is_replaced(modes=frozenset())
+    assert await is_replaced()
+    world.clock.advance(6)
+    assert not await is_replaced()
+    await new.add_key()
+    assert await is_replaced()
 
 
 class _Holding(RecordingService):

@@ -172,6 +172,7 @@ class ClusterListener:
                 return
             caller.heard_at = self._clock.monotonic()
             if not self._budget(caller.member).take(caller.heard_at):
+                self._service.turned_away(caller.member.node, "it asks for more than its share")
                 self._send(caller, wire.Refused(request.id, PeerRefusal.BUSY))
                 slots.release()
                 continue

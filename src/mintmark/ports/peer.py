@@ -77,6 +77,6 @@ class PeerService(Protocol):
         """Return if it would sign now. Raises as :meth:`sign`."""
         ...
 
-    def turned_away(self, address: str, reason: str) -> None:
-        """Somebody at ``address`` got no further than the door; called as often as it happens."""
+    def turned_away(self, who: str, reason: str) -> None:
+        """An address, or a node, got no further than the door; called as often as it happens."""
         ...

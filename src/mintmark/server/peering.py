@@ -180,9 +180,9 @@ class Desk:
         """Return if this node would sign for ``issuer``; see the port."""
         await self._about(issuer).probe(caller)
 
-    def turned_away(self, address: str, reason: str) -> None:
+    def turned_away(self, who: str, reason: str) -> None:
         """Count whoever got no further than the door."""
-        self._note(EventName.PEER_TURNED_AWAY, address=address, reason=reason)
+        self._note(EventName.PEER_TURNED_AWAY, peer=who, reason=reason)
 
     def _about(self, issuer: Issuer) -> Peering:
         found = self._peerings.get(issuer)

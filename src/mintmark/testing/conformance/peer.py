@@ -46,9 +46,9 @@ class RecordingService:
         if self.refuse is not None:
             raise PeerRefused(self.refuse)
 
-    def turned_away(self, address: str, reason: str) -> None:
+    def turned_away(self, who: str, reason: str) -> None:
         """Note it."""
-        self.turned.append((address, reason))
+        self.turned.append((who, reason))
 
 
 @dataclass
