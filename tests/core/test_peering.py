@@ -178,6 +178,20 @@ def test_what_is_over_is_signed_for_nobody(ended):
     assert judged(claims(), **ended) is PeerRefusal.NOT_LIVE
 
 
+@pytest.mark.parametrize(
+    "less",
+    [
+        {"user": replace(ALICE, scopes=("write",))},
+        {"client": replace(SPA, scopes=("write",))},
+        {"client": replace(SPA, audiences=("stock",))},
+    ],
+    ids=["user", "client_scope", "client_audience"],
+)
+def test_what_was_taken_from_user_or_client_is_in_no_token(less):
+    """A session keeps what it began with; a token has what user and client may have now (R6)."""
+    assert judged(claims(), **less) is PeerRefusal.NOT_COVERED
+
+
 def test_token_that_outlives_its_sessions_row_is_refused():
     """An ``exp`` later than the row's ``last_exp`` would outlive the event that denies it (R5)."""
     assert judged(claims(), session=replace(SESSION, last_exp=NOW)) is PeerRefusal.NOT_COVERED
