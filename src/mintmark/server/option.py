@@ -197,7 +197,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "handover",
         auto_or(duration("0s", "7d")),
         AUTO,
-        "How long a node that was told to leave goes on serving, at the most, while others live and none of "
+        "How long a node that was told to leave goes on signing, at the most, while others live and none of "
         "them signs with a key that has been public for the lead. `auto` is the lead and 60 s.",
     ),
     Key(
