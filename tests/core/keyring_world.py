@@ -142,6 +142,8 @@ class World:
         self.token: set[str] = set()
         """The keys in the token that nodes share."""
         self.token_up = True
+        self.set_back = 0
+        """How far the store's clock was set back in all. Nodes that died before keep their places so long."""
         self.late: list[tuple[Any, Any, Node]] = []
         """Changes that the store was asked for and has not taken or refused yet."""
         self.nodes: dict[str, Node] = {}
@@ -740,6 +742,7 @@ class World:
     def set_clock_back(self, seconds: int) -> None:
         """Everybody's clock, the store's first of all, was ahead and is right now."""
         self.store.now -= seconds
+        self.set_back += seconds
 
     def settle(self) -> None:
         """Once every fault has ended, some node can mint, soon."""
