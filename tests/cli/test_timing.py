@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from tests.cli.command_line import CommandLine
+from tests.cli.nodes import start, stop
 
 from mintmark.core.timing import NAMES, Timing
-from mintmark.core.timing_change import Agreement, mixed
+from mintmark.core.timing_change import Agreement
 from mintmark.ports.store import Store
-from mintmark.server.agreement import agree, check_agreed, encode_agreement, read_agreement
-from mintmark.system import SYSTEM_CLOCK
-from mintmark.units import Issuer, NodeId, Seconds
+from mintmark.server.agreement import encode_agreement, read_agreement
+from mintmark.units import Issuer, Seconds
 
 FORMER = Timing()
 ONE, OTHER = "https://auth.example.com", "https://login.example.org/eu"
@@ -20,31 +20,6 @@ TABLES = f'\n[[issuers]]\nissuer = "{ONE}"\n\n[[issuers]]\nissuer = "{OTHER}"\n'
 
 def configure(text: str) -> None:
     Path("mintmark.toml").write_text(text)
-
-
-def start(cli: CommandLine, node: str, *, settings: Timing | None = None) -> None:
-    """A node starts with the settings here, or others, and lives: what its control process does about it."""
-    own = settings or cli.settings.timing
-
-    async def join(store: Store) -> None:
-        for issuer in (one.issuer for one in cli.settings.issuers):
-            await agree(store.keyring, issuer, own, clock=SYSTEM_CLOCK)
-            stored = await store.keyring.timing(issuer)
-            assert stored is not None
-            beside = read_agreement(stored).beside(own, (await store.keyring.read(issuer)).now)
-            await store.keyring.beat(issuer, NodeId(node), ring_generation=0)
-            working = mixed(own, *beside)
-            await check_agreed(store.keyring, issuer, own, node=NodeId(node), working=working)
-
-    cli.within(join)
-
-
-def stop(cli: CommandLine, node: str) -> None:
-    async def leave(store: Store) -> None:
-        for one in cli.settings.issuers:
-            await store.keyring.leave(one.issuer, NodeId(node))
-
-    cli.within(leave)
 
 
 def agreement(cli: CommandLine, issuer: str | None = None) -> Agreement:
