@@ -35,8 +35,8 @@ def vouched_for() -> Identity:
     authority, leaf = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     above = _certificate("above", "above", authority.public_key(), authority, ca=True)
     below = _certificate("below", "above", leaf.public_key(), authority, ca=False)
-    private = leaf.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    made._pem = private + below.public_bytes(Encoding.PEM)
+    made._private = leaf.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    made._shown = below.public_bytes(Encoding.PEM)
     made.certificate = above.public_bytes(Encoding.DER)
     return made
 

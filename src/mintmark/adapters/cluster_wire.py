@@ -7,10 +7,11 @@ pinned certificate had signed would pass the first and fails the second.
 """
 
 import asyncio
+import contextlib
 import datetime as dt
 import os
 import ssl
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -44,11 +45,10 @@ T = TypeVar("T")
 class Identity:
     """A node's key pair and certificate for as long as it runs, made here and in memory alone.
 
-    ``certificate`` is what others pin, in DER. Needs Linux, where OpenSSL can read a private key from a
-    file that has no name and is on no disk.
+    ``certificate`` is what others pin, in DER.
     """
 
-    __slots__ = ("_pem", "certificate")
+    __slots__ = ("_private", "_shown", "certificate")
 
     def __init__(self, node: NodeId, entropy: Entropy) -> None:
         # FIPS 186-5 A.2.1: 64 bits more than the order has, so that the remainder favours none.
@@ -63,8 +63,8 @@ class Identity:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .sign(key, SHA256())
         )
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        self._pem = private + made.public_bytes(Encoding.PEM)
+        self._private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        self._shown = made.public_bytes(Encoding.PEM)
         self.certificate = made.public_bytes(Encoding.DER)
 
     def serving(self, callers: Iterable[bytes]) -> ssl.SSLContext:
@@ -83,14 +83,13 @@ class Identity:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
-        # Python's ssl takes a private key from a file only. This one is in memory, has no name, and is gone
-        # when it is closed.
-        descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
-        try:
-            os.write(descriptor, self._pem)
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-        finally:
-            os.close(descriptor)
+        with contextlib.ExitStack() as read_once:
+            # Python's ssl takes certificate and key from files only. These are pipes: in memory, without a
+            # name, and empty once they were read.
+            shown, private = (
+                read_once.enter_context(_pipe_with(pem)) for pem in (self._shown, self._private)
+            )
+            context.load_cert_chain(f"/dev/fd/{shown}", f"/dev/fd/{private}")
         for certificate in pinned:
             try:
                 context.load_verify_locations(cadata=certificate)
@@ -98,6 +97,20 @@ class Identity:
                 # Whoever can write a row could put anything there; it must not lock the others out.
                 continue
         return context
+
+
+@contextlib.contextmanager
+def _pipe_with(content: bytes) -> Iterator[int]:
+    """The end of a pipe from which ``content`` can be read, once; it is short enough not to block."""
+    reading, writing = os.pipe()
+    try:
+        try:
+            os.write(writing, content)
+        finally:
+            os.close(writing)
+        yield reading
+    finally:
+        os.close(reading)
 
 
 def certificate_of(transport: asyncio.BaseTransport) -> bytes:
