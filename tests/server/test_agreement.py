@@ -314,7 +314,20 @@ def test_an_agreement_is_read_as_it_was_written(agreement: Agreement):
     assert is_plain is (agreement == Agreement(current=agreement.current))
 
 
-@pytest.mark.parametrize("document", [b"{}", b'{"current":{}}', b'{"lease":120,"lead":5}'])
+WRONG = msgspec.to_builtins({name: getattr(OURS, name) for name in NAMES}) | {"lease": "120"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"{}",
+        b'{"current":{}}',
+        b'{"lease":120,"lead":5}',
+        msgspec.json.encode(WRONG),
+        msgspec.json.encode(WRONG | {"lease": -1}),
+        msgspec.json.encode(WRONG | {"lease": True}),
+    ],
+)
 def test_what_another_version_wrote_is_not_guessed_at(document: bytes):
     """A setting more or less is one that this version does not know."""
     with pytest.raises(StoreDamaged):

@@ -185,7 +185,9 @@ def _numbers(timing: Timing) -> dict[str, int]:
 
 
 def _timing(document: Mapping[str, Any]) -> Timing:
-    if set(document) != set(NAMES):
+    # Whoever writes the database must not make a node count with what is no number.
+    sound = all(type(value) is int and value >= 0 for value in document.values())
+    if not sound or set(document) != set(NAMES):
         raise KeyError
     return Timing(**document)
 
