@@ -370,6 +370,8 @@ def test_password_of_the_store_is_not_shown(store):
         ("rsa_bits", "2048", "must be a whole number, not text"),
         ("key_mode", "central", "must be"),
         ("workers", 1.0, "must be a whole number, not a number"),
+        ("spare", "yes", "must be true or false"),
+        ("spare", 1, "must be true or false"),
         ("access_ttl", 900, "has no unit"),
         ("access_ttl", "0s", 'must be from "1s" to "1d"'),
         ("access_ttl", "25h", 'must be from "1s" to "1d"'),
@@ -483,3 +485,10 @@ def test_variables_of_a_kubernetes_service_are_no_mistakes():
     assert load(None, environ).issuer == load(None, {}).issuer
     with pytest.raises(ConfigurationErrors):
         load(None, {"MINTMARK_PORTS": "8420"})
+
+
+def test_flag_is_written_as_a_word_in_a_variable():
+    """``MINTMARK_SPARE`` takes true and false, in these letters alone."""
+    assert [load(None, {"MINTMARK_SPARE": word}).spare for word in ("true", "false")] == [True, False]
+    with pytest.raises(ConfigurationErrors, match="MINTMARK_SPARE: must be true or false"):
+        load(None, {"MINTMARK_SPARE": "True"})

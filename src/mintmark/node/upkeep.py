@@ -173,6 +173,7 @@ class Upkeep:
             charge.issuer,
             node=node,
             kind=KeyKind(KeyMode(one.key_mode), Algorithm(one.algorithm)),
+            spare=settings.spare,
             modes=modes_of(settings),
             store=charge.store.keyring,
             signer=signer,

@@ -16,6 +16,7 @@ from mintmark.server.setting import (
     auto_or,
     choice,
     duration,
+    flag,
     list_of,
     named_or,
     network,
@@ -178,6 +179,13 @@ KEYS: Final[tuple[Key, ...]] = (
         "What a node does that has no key that may sign. With `peer` a live node that has one signs what it "
         "mints, so it is ready at once. With `wait` it mints nothing and is not ready, but answers what "
         "verifiers ask for. The same on all nodes.",
+    ),
+    Key(
+        "spare",
+        flag(),
+        False,
+        "Keep a successor ready past its lead, so that `keys rotate` and `keys revoke` act at once. It takes "
+        "the place that a key set reserves for a key that comes, for all of the time.",
     ),
     Key(
         "cluster_listen",

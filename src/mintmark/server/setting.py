@@ -126,6 +126,17 @@ def number_of(*choices: int) -> Kind[int]:
     return Kind(listed, parse, _number)
 
 
+def flag() -> Kind[bool]:
+    """True or false."""
+
+    def parse(value: object) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"must be true or false, not {_form(value)}")
+        return value
+
+    return Kind("true or false", parse, lambda text: {"true": True, "false": False}.get(text, text))
+
+
 def choice(*choices: str) -> Kind[str]:
     """One of ``choices``."""
     listed = _listed(f'"{choice}"' for choice in choices)

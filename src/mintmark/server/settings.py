@@ -62,6 +62,7 @@ class Settings:
     hsm_allow: tuple[str, ...]
     rsa_bits: int
     cold_start: str
+    spare: bool
     cluster_listen: Address | str
     """``auto`` and ``off`` are what they say."""
     cluster_address: Address | str
