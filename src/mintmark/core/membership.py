@@ -190,7 +190,7 @@ def departure(view: View, timing: Timing) -> Departure:
     covered = any(
         _is_renewed(key, now, timing) and (key is same or _is_known(key, now, timing))
         for key in ring.keys
-        if key.state is KeyState.ACTIVE and any(_signs_with(member, key) for member in heard)
+        if key.state is KeyState.ACTIVE and any(can_sign(member, key) for member in heard)
     )
     said = own is None or own.is_resigned()
     return Departure.COVERED if covered and said else Departure.AWAITED
@@ -205,7 +205,8 @@ def staying_nodes(view: View) -> frozenset[NodeId]:
     return frozenset(there - resigned - leaving - {view.node})
 
 
-def _signs_with(member: Member, key: Key) -> bool:
+def can_sign(member: Member, key: Key) -> bool:
+    """Whether ``member`` can sign with ``key``, by its row; whoever made a key of the cluster."""
     return key.mode in member.modes if key.is_of_cluster() else key.node == member.node
 
 

@@ -10,8 +10,8 @@ import msgspec
 from mintmark.core import base64url, jwk, jws
 from mintmark.core.events import EventName
 from mintmark.core.jwk import PublicKey
-from mintmark.core.key import Key
 from mintmark.core.keyring import Member
+from mintmark.core.membership import can_sign
 from mintmark.errors import InvalidToken, NotReady, SignerUnavailable, Unavailable
 from mintmark.ports.clock import Clock
 from mintmark.ports.peer import PASSING, PeerCaller, PeerRefused, PeerUnavailable
@@ -71,7 +71,7 @@ class Peers:
             for member in self._ring.view.members
             if member.node != self._node and member.certificate and member.is_live(store_now)
         ]
-        able = dict.fromkeys(member for key in keys for member in live if _holds(member, key))
+        able = dict.fromkeys(member for key in keys for member in live if can_sign(member, key))
         return tuple(sorted(able, key=lambda member: self._avoided.get(member.node, now) > now))
 
     async def sign(self, kid: Kid, typ: str, payload: bytes) -> str:
@@ -189,7 +189,3 @@ class Peers:
             self._keys = {old: key for old, key in self._keys.items() if old in kept}
             self._keys[kid] = jwk.parse_jwk(msgspec.json.decode(found.jwk))
         return self._keys[kid]
-
-
-def _holds(member: Member, key: Key) -> bool:
-    return key.mode in member.modes if key.is_of_cluster() else key.node == member.node

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mintmark.core.key import KeyMode, KeyState
+from mintmark.core.key import KeyState
 from mintmark.core.keyring import LIVE_FOR
+from mintmark.core.membership import can_sign
 from mintmark.errors import NotReady
 from mintmark.server.health import Reason
 from mintmark.server.services import Services
@@ -75,7 +76,7 @@ def _is_signed_for_elsewhere(services: Services) -> bool:
         return False
     others = [member for member in view.members if member.node != services.node and member.is_live(now)]
     return any(
-        key.node == member.node or (key.mode is not KeyMode.OWN and key.mode in member.modes)
+        can_sign(member, key)
         for key in view.ring.keys
         if key.state is KeyState.ACTIVE and now < key.lease_until
         for member in others

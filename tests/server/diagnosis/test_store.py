@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mintmark.core.key import Activation, Key, KeyState
+from mintmark.core.key import Activation, Key, KeyMode, KeyState
 from mintmark.core.keyring import Member, Ring
 from mintmark.core.timing import Timing
 from mintmark.core.timing_change import Agreement
@@ -53,6 +53,13 @@ def view(*keys: Key, live: str = "a", dead: str = "") -> RingView:
     members = [Member(NodeId(node), NOW, 5) for node in live]
     members += [Member(NodeId(node), NumericDate(NOW - 600), 4) for node in dead]
     return RingView(Ring(issuer=Issuer("https://a.example"), generation=5, keys=keys), tuple(members), NOW)
+
+
+def shared(*keys: Key) -> RingView:
+    """Two nodes that can open the cluster's key; the third, which made it, is gone."""
+    seen = view(*keys, live="ab", dead="c")
+    modes = frozenset({KeyMode.OWN, KeyMode.SHARED})
+    return dataclasses.replace(seen, members=tuple(dataclasses.replace(m, modes=modes) for m in seen.members))
 
 
 def by_check(findings):
@@ -202,7 +209,9 @@ def test_nodes_are_counted_by_the_clock_of_the_store():
     ("seen", "verdict", "found"),
     [
         (view(key("k")), Verdict.OK, "1 active, the next lease ends in 1m"),
-        (view(key("k"), live="ab"), Verdict.OK, "1 live without one"),
+        (view(key("k"), live="ab"), Verdict.OK, "1 live node without one"),
+        (shared(key("k", "c", mode=KeyMode.SHARED)), Verdict.OK, "1 active, the next lease ends in 1m"),
+        (view(key("k", "c", mode=KeyMode.SHARED)), Verdict.FAILED, "nobody gets a token"),
         (view(key("k", "c"), live="ab", dead="c"), Verdict.FAILED, "nobody gets a token"),
         (view(key("k", lease_until=NOW)), Verdict.FAILED, "their leases have ended"),
         (view(key("k", state=KeyState.PREPARED)), Verdict.FAILED, "no live node has a key"),
@@ -211,10 +220,12 @@ def test_nodes_are_counted_by_the_clock_of_the_store():
     ],
 )
 def test_somebody_signs_where_somebody_lives(seen, verdict, found):
-    """A live node without any key that may sign is an outage; without live nodes there is none to tell of."""
+    """A live node without any key that may sign is an outage; without live nodes there is none to tell of. A
+    key of the cluster signs on when the node that made it is gone, and each node that can open it has it."""
     said = store.of_keys(seen)
     assert said.verdict is verdict
     assert found in said.found
+    assert ("without one" in said.found) is (found == "1 live node without one")
 
 
 @pytest.mark.parametrize(
@@ -236,6 +247,11 @@ def test_somebody_signs_where_somebody_lives(seen, verdict, found):
             "nothing is late",
         ),
         (view(key("k", "c", sign_until=NOW - 90), live="a", dead="c"), Verdict.OK, "no key signs now"),
+        (
+            shared(key("k", "c", mode=KeyMode.SHARED, sign_until=NOW - 90)),
+            Verdict.WARNING,
+            "overdue by 1m 30s",
+        ),
     ],
 )
 def test_rotation_that_is_late_is_a_warning_with_its_keys(seen, verdict, found):

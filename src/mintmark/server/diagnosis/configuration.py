@@ -171,8 +171,8 @@ def of_timing(timing: Timing) -> tuple[Finding, ...]:
     lead = ok(
         Check.TIMING_LEAD,
         "verifier_cache + jwks_max_age + propagation + clock_skew",
-        f"a key is public for {spoken(timing.lead)} before it signs; a node that joins others is ready after "
-        "that",
+        f"a key is public for {spoken(timing.lead)} before it signs; a node that joins others signs itself "
+        "after that",
     )
     return (*rules, lead)
 

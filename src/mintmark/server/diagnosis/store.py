@@ -4,6 +4,7 @@ from typing import Final
 
 from mintmark.core.key import Key, KeyState
 from mintmark.core.keyring import LIVE_FOR, Member
+from mintmark.core.membership import can_sign
 from mintmark.core.timing import CROWDED_JWKS, Timing
 from mintmark.ports.keyring import RingView, StoredTiming
 from mintmark.server.agreement import differences, documents
@@ -194,19 +195,19 @@ def of_nodes(view: RingView) -> Finding:
 
 def of_keys(view: RingView) -> Finding:
     """Whether somebody signs, where somebody lives."""
-    live = {member.node for member in _split(view)[0]}
-    active = [key for key in view.ring.keys if key.state is KeyState.ACTIVE]
-    signing = [key for key in active if key.node in live and key.lease_until > view.now]
+    live = _split(view)[0]
+    active = [key for key in view.ring.keys if key.state is KeyState.ACTIVE and _has(live, key)]
+    signing = [key for key in active if key.lease_until > view.now]
     subject = "signing keys"
     if signing:
         least = min(key.lease_until for key in signing) - view.now
         found = f"{len(signing)} active, the next lease ends in {spoken(least)}"
-        waiting = len(live - {key.node for key in signing})
-        if waiting:
-            found += f"; {waiting} live without one, which wait for theirs"
+        without = sum(not any(can_sign(member, key) for key in signing) for member in live)
+        if without:
+            found += f"; {counted(without, 'live node')} without one, for which others sign or which wait"
         return ok(Check.STORE_KEYS, subject, found)
     if live:
-        ended = " (their leases have ended)" if any(key.node in live for key in active) else ""
+        ended = " (their leases have ended)" if active else ""
         return failed(
             Check.STORE_KEYS,
             subject,
@@ -220,8 +221,8 @@ def of_keys(view: RingView) -> Finding:
 
 def of_rotation(view: RingView, timing: Timing) -> Finding:
     """Whether a successor is late, and why that may be."""
-    now, live = view.now, {member.node for member in _split(view)[0]}
-    keys = [key for key in view.ring.keys if key.node in live]
+    now, live = view.now, _split(view)[0]
+    keys = [key for key in view.ring.keys if _has(live, key)]
     active = [key for key in keys if key.state is KeyState.ACTIVE and key.sign_until is not None]
     # One that resigned is on its way out, and has no successor.
     overdue = [key for key in active if (key.sign_until or now) < now and not key.is_resigned()]
@@ -279,6 +280,10 @@ def of_jwks(view: RingView, timing: Timing) -> Finding:
 def live_nodes(view: RingView) -> int:
     """How many nodes live by the store's clock."""
     return len(_split(view)[0])
+
+
+def _has(live: list[Member], key: Key) -> bool:
+    return any(can_sign(member, key) for member in live)
 
 
 def _split(view: RingView) -> tuple[list[Member], list[Member]]:
