@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from mintmark.core.key import Activation, KeyState
 from mintmark.core.keyring import Ring, activate, prepare, renew
+from mintmark.core.membership import View, is_ahead, someone_signs
+from mintmark.core.minting import BACKDATED
+from mintmark.core.peering import Asked, untimely
 from mintmark.core.timing import MAX_LEEWAY, NAMES, RULES, Timing, broken_rules
 from mintmark.core.timing_change import (
     PROMISED,
@@ -290,3 +293,51 @@ def test_nodes_of_an_agreement_are_those_that_are_known():
         node = NodeId(f"node-{number}")
         begun = begun.joined(node, SHORTER, {node, NodeId("node-0")})
     assert begun.on_wanted == ("node-0", "node-19")
+
+
+# --- what one node takes of another ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_lease_of_the_other_timing_is_no_clock_that_was_set_back(flip: bool):
+    """Of a key that the cluster holds any node writes the lease: one with longer leases is not ahead, and
+    one that was written just now is known as that, whichever timing it was written by."""
+    short, long = (
+        replace(FORMER, lease=Seconds(60)),
+        replace(FORMER, lease=Seconds(120), clock_skew=Seconds(5)),
+    )
+    one, other = (long, short) if flip else (short, long)
+    working = mixed(one, other)
+    for writing in (one, other, working):
+        (key,) = signing(writing).keys
+        view = View(ring=EMPTY, members=(), node=NEW, now=NOW)
+        assert not is_ahead(key, view, working)
+        ring = replace(EMPTY, keys=(key,))
+        assert someone_signs(replace(view, ring=ring, watched_since=NumericDate(NOW - 100)), working)
+
+
+def asked(at: int, *, lifetime: int) -> Asked:
+    """The claims of a token that a node minted at ``at``."""
+    return Asked(
+        iss=EMPTY.issuer,
+        sub="s",
+        client_id="c",
+        aud=frozenset(),
+        scope=frozenset(),
+        exp=at + lifetime,
+        iat=at - BACKDATED,
+        jti="j",
+        rid=None,
+        auth_time=None,
+        amr=(),
+    )
+
+
+def test_what_nodes_of_either_timing_mint_is_not_forged():
+    """A node that signs for others allows for the longest lifetime and the largest skew."""
+    wide = replace(FORMER, access_ttl=Seconds(3600), clock_skew=Seconds(60))
+    for working in (mixed(FORMER, wide), mixed(wide, FORMER)):
+        assert not untimely(asked(NOW, lifetime=3600), working, NOW)
+        assert not untimely(asked(NOW - 60, lifetime=900), working, NOW)
+        assert untimely(asked(NOW, lifetime=3601), working, NOW)
+    assert untimely(asked(NOW, lifetime=3600), FORMER, NOW)
