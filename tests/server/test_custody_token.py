@@ -1,16 +1,18 @@
 """Rotation where a PKCS#11 token has the key, on SoftHSM: it is lost, it is back, and what is left in it."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.server.test_custody import ISSUER, TIMING, Node, World
+from tests.server.test_custody import ISSUER, OWN, TIMING, Node, World
 from tests.softhsm import SoftHsm, soft_hsm
 
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
 from mintmark.core.key import KeyKind, KeyMode, KeyState
+from mintmark.core.keyring import LIVE_FOR
 from mintmark.errors import SignerUnavailable
 from mintmark.server.emergency import request_rotation, revoke_key
 from mintmark.signer.cryptoki import Module
@@ -97,10 +99,47 @@ async def test_a_token_that_is_lost_is_an_alarm_and_its_return_needs_no_restart(
     assert await place.world.modes(node) == {KeyMode.OWN}
     assert [key.kid for key in (await place.world.ring()).keys] == [key.kid]
     place.found.bring_back()
-    await place.world.work(40)
+    # The signer reaches for it in a thread, and is asked every ten seconds of the test's time.
+    for _ in range(1_000):
+        await place.world.work(10, every=10)
+        if node.audit.counts[EventName.HSM_RESTORED]:
+            break
+        await asyncio.sleep(0.05)
     assert node.audit.counts[EventName.HSM_RESTORED] == 1
     assert (await place.world.key(KeyState.ACTIVE)).kid == key.kid
     assert await node.can_sign(key.kid)
+
+
+async def test_a_token_that_hangs_ends_no_other_key(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """After a switch away from a token that answers nothing, the node's own key is renewed and signs; a round
+    waits for the token once, and less than the time in which a node that says nothing is taken for dead."""
+    node, world = place.node(), place.world
+    await world.work(4)
+    former = await world.key(KeyState.ACTIVE)
+    await world.switch(OWN)
+    await world.work(TIMING.lead + 20, every=4)
+    key = await world.key(KeyState.ACTIVE)
+    assert key.kind() == OWN
+    reached, back = threading.Event(), threading.Event()
+
+    def hang(kid: Kid) -> None:
+        reached.set()
+        back.wait(60)
+        Token.destroy(place.token, kid)
+
+    monkeypatch.setattr(place.token, "destroy", hang)
+    world.clock.advance(TIMING.lease)
+    late = asyncio.create_task(node.round())
+    try:
+        assert await asyncio.to_thread(reached.wait, 60)
+        await world.clock.armed(within=LIVE_FOR - 1)
+        world.clock.advance(LIVE_FOR - 1)
+        await late
+        await world.work(2 * TIMING.lease, every=4)
+        assert await node.can_sign(key.kid)
+        assert not await node.can_sign(former.kid)
+    finally:
+        back.set()
 
 
 async def test_what_may_not_sign_any_more_is_destroyed_in_the_token(place: Place):

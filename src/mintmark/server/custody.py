@@ -11,17 +11,20 @@ from mintmark.core.key import SIGNING, Key, KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Ring
 from mintmark.core.minting import ACCESS_TOKEN_TYP
 from mintmark.core.timing import MAX_LEEWAY, Timing
-from mintmark.errors import SignerUnavailable
+from mintmark.errors import MintmarkError, SignerUnavailable
 from mintmark.ports.clock import Clock
 from mintmark.ports.keyring import RingView
 from mintmark.ports.signer import MadeKey, SignerControl, SignerRefused, TokenState
 from mintmark.server.alarm import Alarms
 from mintmark.server.audit import Audit
+from mintmark.server.deadline import Deadline
 from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
 
 _TYPS: Final = frozenset({ACCESS_TOKEN_TYP})
 _TRY_EVERY: Final = 10.0
 """Seconds between two attempts to load a key that could not be loaded, and two looks at the token."""
+_TOKEN_PATIENCE: Final = 5.0
+"""Seconds for which a round waits for a token that hangs: with more, others would take this node for dead."""
 _RESEAL_EVERY: Final = 60.0
 """Seconds between two questions whether a shared key is to be sealed anew."""
 _SWEEP_EVERY: Final = 3600.0
@@ -52,6 +55,7 @@ class Custody:
         self._audit = audit
         self._alarms = alarms
         self._modes = modes
+        self._token_patience = Deadline(clock, _TOKEN_PATIENCE, _token_hangs)
         self._held: dict[Kid, KeyMode] = {}
         self._granted: dict[Kid, NumericDate] = {}
         self._made: MadeKey | None = None
@@ -118,15 +122,17 @@ class Custody:
         now = self._clock.monotonic()
         if now - self._failed_at.get(key.kid, float("-inf")) < _TRY_EVERY:
             return
+        loading = self._signer.load(
+            kid=key.kid,
+            issuer=self._issuer,
+            alg=key.kind().alg,
+            typs=_TYPS,
+            mode=key.mode,
+            sealed=key.sealed,
+        )
         try:
-            await self._signer.load(
-                kid=key.kid,
-                issuer=self._issuer,
-                alg=key.kind().alg,
-                typs=_TYPS,
-                mode=key.mode,
-                sealed=key.sealed,
-            )
+            # What is found after all is there at the next try.
+            await (self._token_patience.hold(loading) if key.mode is KeyMode.HSM else loading)
         except SignerUnavailable as error:
             # A token that is away stops nothing else. A signer that is, is noticed by the next call.
             if not isinstance(error, SignerRefused) and key.mode is not KeyMode.HSM:
@@ -147,7 +153,15 @@ class Custody:
         self._granted[key.kid] = key.lease_until
 
     async def _forget(self, kid: Kid, *, destroy: bool = False) -> None:
-        await self._signer.forget(kid, destroy=destroy and self._held.get(kid) is KeyMode.HSM)
+        in_token = destroy and self._held.get(kid) is KeyMode.HSM
+        forgetting = self._signer.forget(kid, destroy=in_token)
+        try:
+            await (self._token_patience.hold(forgetting) if in_token else forgetting)
+        except SignerUnavailable:
+            # The signer forgets before it asks the token, so nothing is signed any more. What the token still
+            # has is swept; a round that failed for it would let the leases of other keys end.
+            if not in_token:
+                raise
         if self._made is not None and self._made.public.kid == kid:
             self._made = None
         self._held.pop(kid, None)
@@ -225,7 +239,9 @@ class Custody:
             if key.state in SIGNING or (key.state is KeyState.PASSIVE and view.now < key.lease_until)
         )
         try:
-            swept = await self._signer.sweep(known=known, issuer=self._issuer, older_than=_ORPHANED_AFTER)
+            swept = await self._token_patience.hold(
+                self._signer.sweep(known=known, issuer=self._issuer, older_than=_ORPHANED_AFTER)
+            )
         except SignerUnavailable:
             # Away just now; the next look at the token says so.
             return
@@ -243,3 +259,7 @@ class Custody:
             self._alarms.sound(EventName.HSM_LOST, reason=status.token and status.token.value)
         elif was_away:
             self._audit.record(EventName.HSM_RESTORED)
+
+
+def _token_hangs() -> MintmarkError:
+    return SignerUnavailable("the token did not answer in time")
