@@ -16,6 +16,7 @@ from mintmark.core.sealing import SealKey
 from mintmark.core.timing import MAX_LEEWAY, Timing, broken_rules
 from mintmark.core.timing_change import mixed, stands_beside
 from mintmark.ports.keyring import RingView
+from mintmark.ports.signer import SignerRefused
 from mintmark.server.agreement import agree, beside
 from mintmark.server.audit import Audit
 from mintmark.server.retiming import Refused, Step, change, finish, standing, take
@@ -305,3 +306,23 @@ async def test_no_token_is_refused_on_the_way_back(world: World):
     await world.run(120)
     assert world.refused == []
     assert (await standing(world.store.keyring, ISSUER, clock=world.clock)).agreement is not None
+
+
+@pytest.mark.timeout(300)
+async def test_no_signer_signs_past_what_the_row_of_its_key_covers(world: World):
+    """K3: whichever node renewed the lease last, with whichever lifetime in mind."""
+    former = replace(SMALL, verifier_cache=LARGE.verifier_cache, feed_bound=Seconds(300))
+    wanted = replace(LARGE, feed_bound=Seconds(300))
+    await grown(world, former)
+    assert await world.take(change(wanted))
+    await world.restart(world.nodes[0], wanted)
+    for _ in range(90):
+        await world.second()
+        for node in world.nodes:
+            assert node.seen is not None
+            key = node.key(node.seen.ring)
+            assert key is not None
+            past = key.publish_until - MAX_LEEWAY - node.working.widest.clock_skew + 1
+            with pytest.raises(SignerRefused):
+                await node.signer.sign(key.kid, "at+jwt", b'{"iss":"%s","exp":%d}' % (ISSUER.encode(), past))
+    assert world.refused == []
