@@ -25,6 +25,9 @@ from mintmark.errors import Unavailable
 from mintmark.ports.clock import Clock
 from mintmark.ports.peer import PeerRefused, PeerService
 
+_MAPPED: Final = "::ffff:"
+"""How a socket for both families shows an IPv4 address (RFC 4291 s.2.5.5.2)."""
+
 log: Final = logging.getLogger("mintmark.cluster")
 
 
@@ -35,6 +38,8 @@ class Limits:
     connections: int = 256
     handshakes: int = 64
     """Connections whose handshake is not done yet."""
+    strangers: int = 48
+    """How many of these may come from where no live node is: whoever opens connections takes not all."""
     per_node: int = 4
     """Connections of one node."""
     in_flight: int = 64
@@ -85,6 +90,8 @@ class ClusterListener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[_Caller] = set()
         self._budgets: dict[bytes, Bucket] = {}
+        self._shaking = 0
+        self._strange = 0
 
     async def run(self) -> None:
         """Serve until cancelled; then every connection ends. Owns the socket from now on."""
@@ -120,17 +127,24 @@ class ClusterListener:
     async def _serve(self, sock: socket.socket, address: str) -> None:
         """One connection, from its handshake to its end."""
         limits = self._limits
-        shaking = len(self._tasks) - len(self._open)
-        if shaking > limits.handshakes or len(self._open) >= limits.connections:
+        strange = address.removeprefix(_MAPPED) not in self._hosts()
+        # Counted only from here on: who is turned away took no place of those who come in the same moment.
+        full = self._shaking >= limits.handshakes or (strange and self._strange >= limits.strangers)
+        if full or len(self._open) >= limits.connections:
             sock.close()
             self._service.turned_away(address, "too many connections")
             return
         connection = Connection()
+        self._shaking += 1
+        self._strange += strange
         try:
             certificate = await connection.accept(sock, self._context())
         except OSError as error:
             self._service.turned_away(address, _reason(error))
             return
+        finally:
+            self._shaking -= 1
+            self._strange -= strange
         member = self._callers().get(certificate)
         if member is None:
             connection.abort()
@@ -150,6 +164,11 @@ class ClusterListener:
             for task in caller.answering:
                 task.cancel()
             await asyncio.gather(*caller.answering, return_exceptions=True)
+
+    def _hosts(self) -> frozenset[str]:
+        """Where live nodes say that they are."""
+        addresses = (member.address for member in self._callers().values())
+        return frozenset(address.rpartition(":")[0].strip("[]") for address in addresses)
 
     def _context(self) -> ssl.SSLContext:
         """TLS that lets in who lives now; made anew when that has changed."""
