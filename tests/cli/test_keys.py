@@ -1,9 +1,11 @@
 """``mintmark keys``."""
 
 import dataclasses
+import io
 
 import pytest
 
+from mintmark.cli.app import run
 from mintmark.cli.output import instant
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.key import Key, KeyKind, KeyMode, KeyState
@@ -65,6 +67,29 @@ def test_keys_of_all_nodes_are_listed(keyed):
         [SECOND, "active", "own", "RS256", "node-2"],
         [THIRD, "prepared", "own", "RS256", "node-2"],
     ]
+
+
+def test_list_on_a_narrow_terminal_is_a_line_a_key(keyed, monkeypatch):
+    """In 80 columns no kid is cut into pieces: as much of it is shown as tells it from the others."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    assert run(["keys", "list"]) == 0
+    head, *rows = terminal.getvalue().splitlines()
+    assert head.split() == ["KID", "STATE", "MODE", "ALG", "NODE", "AGE", "SIGNS", "KEPT"]
+    assert [row.split()[0] for row in rows] == [FIRST[:8], SECOND[:8], THIRD[:8]]
+    assert max(len(row) for row in rows) <= 80
+    keyed.add_key(SECOND[:12] + "d" * 31, node="node-3")
+    terminal.truncate(0)
+    assert run(["keys", "list"]) == 0
+    assert [row.split()[0] for row in terminal.getvalue().splitlines()[1:]][1] == SECOND[:13]
 
 
 def test_list_is_complete_for_programs(lively):
@@ -280,15 +305,19 @@ def test_switch_waits_for_every_live_node(lively):
         assert result.err == "mintmark: hsm: not every live node is set up for it: node-2\n"
 
 
-def test_eddsa_is_never_mixed_into_a_set(keyed):
-    """While keys of the other family are needed, the switch is refused with the time when they are gone."""
-    before = keyed.ring()
-    result = keyed("keys", "switch", "--algorithm", "EdDSA", "--dry-run")
+def test_eddsa_is_never_mixed_into_a_set(lively):
+    """While keys of the other family are needed, the switch is refused with the time when they are gone; as
+    nodes that live keep theirs, it says that they have to stop."""
+    before = lively.ring()
+    result = lively("keys", "switch", "--algorithm", "EdDSA", "--dry-run")
     latest = max(key.publish_until for key in before.keys)
     assert result.status == 1
-    assert f"the last key of the other kind leaves {instant(latest)}" in result.err
-    assert keyed("keys", "switch", "--mode", "hsm", "--algorithm", "EdDSA").status == 2
-    assert keyed.ring() == before
+    assert f"the last key of the other kind leaves {instant(latest)}\n" in result.err
+    assert lively("keys", "switch", "--mode", "hsm", "--algorithm", "EdDSA").status == 2
+    lively.beat("node-1")
+    said = lively("keys", "switch", "--algorithm", "EdDSA").err
+    assert f"leaves {instant(latest)}, if all nodes are stopped until then" in said
+    assert lively.ring() == before
 
 
 def test_switch_before_the_first_node_is_for_when_it_starts(shop):

@@ -25,6 +25,9 @@ app.command(switch)
 _COUNTED: Final = 10_000
 _MAX_REASON: Final = 200
 _NODE_SHOWN: Final = 8
+_KID_SHOWN: Final = 8
+_COLUMNS: Final = ("KID", "STATE", "MODE", "ALG", "NODE", "AGE", "ACTIVATION", "SIGNS UNTIL", "KEPT UNTIL")
+_NARROW: Final = ("KID", "STATE", "MODE", "ALG", "NODE", "AGE", "SIGNS", "KEPT")
 
 
 _Kid = Annotated[str, Parameter(help="The key's `kid`, or the beginning of it that no other has.")]
@@ -52,7 +55,11 @@ async def list_keys(*, given: Given) -> None:
         )
         for key in ring.keys
     ]
-    columns = ("KID", "STATE", "MODE", "ALG", "NODE", "AGE", "ACTIVATION", "SIGNS UNTIL", "KEPT UNTIL")
+    listed = table(_COLUMNS, rows)
+    if not given.output.fits(listed):
+        # Folded, a kid could not be copied; commands take the beginning of one.
+        kids = _short(ring)
+        listed = table(_NARROW, [(kids[row[0]], *row[1:6], *row[7:]) for row in rows])
     live = {member.node for member in view.members if member.is_live(now)}
     given.output.answer(
         {
@@ -64,10 +71,18 @@ async def list_keys(*, given: Given) -> None:
             "rejected": [{"table": row.kind.value, "name": row.name} for row in view.rejected],
             "keys": [_document(key) | {"node_live": key.node in live} for key in ring.keys],
         },
-        table(columns, rows) if rows else "No keys: a node makes one when it starts.",
+        listed if rows else "No keys: a node makes one when it starts.",
     )
     for row in view.rejected:
         given.output.note(f"mintmark: {row.kind.value} {row.name}: written without this cluster_key, ignored")
+
+
+def _short(ring: Ring) -> dict[str, str]:
+    """The beginning of each kid that no other has."""
+    shown = _KID_SHOWN
+    while len({key.kid[:shown] for key in ring.keys}) < len(ring.keys):
+        shown += 1
+    return {key.kid: key.kid[:shown] for key in ring.keys}
 
 
 @app.command

@@ -32,6 +32,11 @@ class Output:
         """The columns of the terminal; 80 where there is none."""
         return self._out.width if self._out.width != _UNBOUNDED else 80
 
+    def fits(self, table: Table) -> bool:
+        """Whether no cell of ``table`` has to be folded; always where there is no terminal."""
+        unbounded = self._out.options.update(max_width=_UNBOUNDED)
+        return self._out.measure(table, options=unbounded).maximum <= self._out.width
+
     @property
     def is_unicode(self) -> bool:
         """Whether what it prints may hold more than ASCII."""

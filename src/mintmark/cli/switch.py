@@ -68,7 +68,11 @@ async def _switch(opened: Opened, view: RingView, kind: KeyKind, *, dry_run: boo
         nodes = ", ".join(shown(member.node[:_NODE_SHOWN]) for member in error.nodes)
         raise Failed(f"{kind.mode.value}: not every live node is set up for it: {nodes}") from None
     except MixedAlgorithms as error:
-        raise Failed(f"{error}; the last key of the other kind leaves {instant(error.until)}") from None
+        leaves = f"the last key of the other kind leaves {instant(error.until)}"
+        if any(member.is_live(view.now) for member in view.members):
+            # Each renewal of a lease moves that time on, so waiting alone leads nowhere.
+            leaves += ", if all nodes are stopped until then: those that run keep theirs"
+        raise Failed(f"{error}; {leaves}") from None
     except InvalidTransition as error:
         raise Misused(f"{kind}: {error}") from None
 
