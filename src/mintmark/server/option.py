@@ -147,7 +147,8 @@ KEYS: Final[tuple[Key, ...]] = (
         "hsm_environment",
         list_of(assignment()),
         [],
-        "Variables for the module, which sees nothing else of the environment.",
+        "Variables for the module, which sees nothing else of the environment. No place for secrets: they "
+        "are on the signer's command line, which every user of the machine can read.",
     ),
     Key(
         "hsm_allow",
