@@ -129,7 +129,7 @@ def test_node_that_is_cut_off_from_the_store_mints_no_more_and_comes_back(tmp_pa
                 assert all(claims(token)["iat"] + BACKDATED < key.lease_until for token in late)
                 assert cut.http.get("/.well-known/jwks.json").status_code == 200
                 beside.until_answered()
-                assert is_ready(other)
+                until(lambda: is_ready(other), "the other is ready", log=other.tail)
 
                 line.set(Fault.PASS)
                 until(lambda: is_ready(cut), "it is ready again", log=cut.tail)

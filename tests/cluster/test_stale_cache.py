@@ -100,20 +100,22 @@ def test_no_key_signs_while_a_public_url_does_not_show_it(site, where, fault):
         edge.frozen = edge.down = False
         second = witness.until_accepted(other_than=frozenset({first}))
         assert second == waiting.kid
-        (signing,) = site.keys(KeyState.ACTIVE)
+        signing = site.inside.key(second)
+        assert signing is not None
         assert signing.proven_at is not None
         assert signing.activated_at is not None
         assert shown_at <= signing.proven_at <= signing.activated_at - LEAD
         witness.until_checked()
-    assert [event["cause"] for event in site.events("key.activated")] == ["bootstrap", "proven"]
+    # On a slow machine the next one may have followed by now.
+    cause, *others = (event["cause"] for event in site.events("key.activated"))
+    assert (cause, set(others)) == ("bootstrap", {"proven"})
     witness.check(frozenset({first}))
     print(f"{fault}: {witness.said()}; the cache served {edge.served} copies")
 
 
 def mint(site: Site, secret: str) -> str:
     form = {"grant_type": "client_credentials"}
-    answer = site.node.http.post("/token", data=form, auth=("robot", secret))
-    assert answer.status_code == 200, answer.text
+    answer = site.node.asked(lambda: site.node.http.post("/token", data=form, auth=("robot", secret)), 200)
     return str(answer.json()["access_token"])
 
 
