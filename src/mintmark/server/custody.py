@@ -250,7 +250,8 @@ class Custody:
 
     async def _look_at_token(self) -> None:
         now = self._clock.monotonic()
-        if KeyMode.HSM not in self._modes or now - self._looked_at < _TRY_EVERY:
+        # While it is away each round looks, so that the lease is renewed as soon as it is back.
+        if KeyMode.HSM not in self._modes or (not self._token_away and now - self._looked_at < _TRY_EVERY):
             return
         self._looked_at = now
         status = await self._signer.status()
