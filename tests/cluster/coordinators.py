@@ -44,6 +44,16 @@ class Site:
         return frozenset(key.kid for key in view.ring.published())
 
 
+@dataclass
+class Doors:
+    """Each node listens for as long as it lives, at its name."""
+
+    world: "World"
+
+    async def is_refused(self, address: str) -> bool:
+        return address not in {node.name for node in self.world.nodes}
+
+
 class Coordinator:
     """What one node's control process does about keys, with a signer that dies with it."""
 
@@ -68,10 +78,21 @@ class Coordinator:
             served=lambda: self._served,
             own_url="http://127.0.0.1:1/.well-known/jwks.json",
             proof_urls=(f"{ISSUER}/.well-known/jwks.json",),
+            address=name,
+            doorway=Doors(world),
         )
 
     async def work(self) -> None:
-        """What a node does in a second, however long the store takes on this machine."""
+        """What a node does in a second, however long the store takes on this machine.
+
+        While it waits for a key it looks as often as a process does, which makes three rounds at least.
+        """
+        for _ in range(3):
+            await self._round()
+            if not self._rotation.is_waiting:
+                return
+
+    async def _round(self) -> None:
         for _ in range(20):
             with contextlib.suppress(StoreUnavailable):
                 await self._rotation.round()

@@ -115,6 +115,8 @@ class Node:
     """Seconds by which its clock differs from the store's."""
     told_at: int | None = None
     """When it was told to leave."""
+    gone: set[str] = field(default_factory=set)
+    """The nodes that it knows to be dead."""
     departing: bool = False
     """Whether it has decided to go: from then on nobody may rely on it."""
     effects: list[Any] = field(default_factory=list)
@@ -142,6 +144,8 @@ class World:
         self.token: set[str] = set()
         """The keys in the token that nodes share."""
         self.token_up = True
+        self.deaths_show = False
+        """Whether nodes ask at the addresses of those that fell silent."""
         self.set_back = 0
         """How far the store's clock was set back in all. Nodes that died before keep their places so long."""
         self.late: list[tuple[Any, Any, Node]] = []
@@ -232,7 +236,9 @@ class World:
             node.serving, node.stalled = store.ring, False
         served = node.serving
         usable = node.usable if node.told_at is None else frozenset()
-        store.beats[node.name] = k.Member(node.name, self.now, served.generation, modes=usable)
+        store.beats[node.name] = k.Member(
+            node.name, self.now, served.generation, address=node.name, modes=usable
+        )
         if node.watch is None or self.t - node.read_at >= k.LIVE_FOR // 2:
             node.following_since = self.t
         node.watch = node.watch.read(self.now) if node.watch else k.Watch(self.now, self.now)
@@ -257,6 +263,11 @@ class World:
             modes=self.modes(node),
             loaded=self.loaded(node),
         )
+        if self.deaths_show:
+            # Nobody listens where a dead node did, and whoever asks there hears so.
+            silent = {member.node for member in k.silent(node.view)}
+            node.gone |= silent - self.nodes.keys()
+            node.view = replace(node.view, gone=frozenset(node.gone))
         node.effects, node.acted = list(k.due(node.view, self.timing)), False
         wants = any(isinstance(effect, k.PrepareKey) for effect in node.effects)
         if node.made is not None and not wants and node.ring.generation > node.offered_to:
@@ -592,7 +603,8 @@ class World:
                 # Its node gave it up, because the store's clock was set back.
                 return
             assert node.view.now >= old.lease_until, "a lease was ended while it ran"
-            self._check_patience(node, "took a key from a node that could not renew its lease")
+            if old.node not in node.view.gone:
+                self._check_patience(node, "took a key from a node that could not renew its lease")
             return
         assert after.kind is not None, "the cluster's key was ended before anything else was wanted"
         assert after.kind.mode is modes.OWN, "the cluster's key was ended while it is wanted"
@@ -615,6 +627,7 @@ class World:
         assert key.kid in self.published[-1][1], "K1: a bootstrap with a key that nobody can read"
         view = node.view
         live = [m for m in view.members if abs(view.now - m.seen_at) < 10 and m.node != node.name]
+        live = [member for member in live if member.node not in view.gone]
         for other in view.ring.keys:
             # A lease from a time that has not come yet is given up by its node as soon as it looks.
             ahead = other.lease_until > view.now + self.timing.lease + self.timing.clock_skew
@@ -628,7 +641,7 @@ class World:
                 assert not able, "K1: bootstrap beside a live node that holds the cluster's key"
             elif other.node != node.name:
                 assert all(m.node != other.node for m in live), "K1: bootstrap beside a live node"
-                if view.now < other.lease_until or view.interrupted:
+                if other.node not in view.gone and (view.now < other.lease_until or view.interrupted):
                     self._check_patience(node, "K1: bootstrap beside a node that could not be heard")
                 signer = self.nodes.get(other.node)
                 back = signer is not None and not self.is_off(signer) and signer.settled_at > node.looked_at
@@ -659,6 +672,7 @@ class World:
         for key in ring.keys:
             seen = next((m for m in node.view.members if m.node == key.node), None)
             alive = seen is not None and abs(now - seen.seen_at) < 10 and key.node != node.name
+            alive = alive and key.node not in node.view.gone
             if key.lease_until > now + self.timing.lease + self.timing.clock_skew:
                 continue
             begins = key.state is states.PREPARED and now - key.prepared_at < self.timing.lease

@@ -53,6 +53,7 @@ def due(
     interrupted: bool = False,
     clock_off: bool = False,
     leaving: bool = False,
+    gone: tuple[NodeId, ...] = (),
     timing: Timing = T,
 ) -> tuple[Effect, ...]:
     view = View(
@@ -65,6 +66,7 @@ def due(
         interrupted=interrupted,
         clock_off=clock_off,
         leaving=leaving,
+        gone=frozenset(gone),
     )
     return succession.due(view, timing)
 

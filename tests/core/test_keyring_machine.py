@@ -134,6 +134,11 @@ class KeyRings(RuleBasedStateMachine):
     def crash(self, pick: int):
         del self.world.nodes[self.node(pick).name]
 
+    @rule(show=st.booleans())
+    def deaths_show(self, show: bool):
+        """Whether who looks where a dead node listened is refused."""
+        self.world.deaths_show = show
+
     @precondition(has_nodes)
     @rule(pick=picks)
     def restart(self, pick: int):
@@ -248,7 +253,7 @@ class KeyRings(RuleBasedStateMachine):
         node.stalled = False
 
     @precondition(has_nodes)
-    @rule(pick=picks, times=st.integers(2, 4), seconds=st.sampled_from([12, 18, 30]))
+    @rule(pick=picks, times=st.integers(2, 4), seconds=st.sampled_from([6, 12, 18, 30]))
     def crash_loop(self, pick: int, times: int, seconds: int):
         for _ in range(times):
             self.restart(pick)

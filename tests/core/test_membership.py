@@ -9,7 +9,7 @@ from tests.core.rings import EMPTY, NOW, A, B, C, T, active, at, key, live, prep
 
 from mintmark.core import keyring, membership
 from mintmark.core.key import Activation, Key, KeyState
-from mintmark.core.keyring import HEARD_WITHIN, Member, Ring
+from mintmark.core.keyring import HEARD_WITHIN, SILENT_FOR, Member, Ring
 from mintmark.core.membership import Departure, View, Watch, departure, offset
 from mintmark.core.timing import Timing
 from mintmark.units import Kid, NodeId, NumericDate, Seconds
@@ -243,3 +243,39 @@ def test_every_departure_ends_once_the_other_has_learned(state: str):
     ring = keyring.resign(ring, A)
     assert departure(view(ring, B), T) is Departure.AWAITED
     assert departure(view(ring), T) is Departure.ALONE
+
+
+# --- who may be gone -------------------------------------------------------------------------------
+
+
+def test_only_nodes_that_missed_a_heartbeat_and_are_waited_for_are_silent():
+    """A node that beats is never asked whether it is there: its address may be wrong, and itself may sign."""
+    ring = prepared(active(EMPTY, "b", B), "c", C)
+    placed = tuple(replace(member, address="127.0.0.1:1") for member in live(A, B, C, NODES[3]))
+
+    def names(passed: int, members: tuple[Member, ...] = placed) -> list[NodeId]:
+        seen = View(ring=ring, members=members, node=A, now=at(passed))
+        return [member.node for member in membership.silent(seen)]
+
+    assert names(SILENT_FOR - 1) == []
+    assert names(SILENT_FOR) == [B, C]
+    assert names(SILENT_FOR, live(A, B, C)) == [], "without an address there is nowhere to ask"
+    heard = replace(placed[1], seen_at=at(3))
+    assert names(SILENT_FOR, (placed[0], heard, placed[2])) == [C]
+
+
+def test_after_an_outage_of_the_store_silence_counts_from_its_return():
+    """While nobody could write a heartbeat, a missing one says nothing."""
+    back = at(60)
+    placed = tuple(replace(member, address="127.0.0.1:1") for member in live(A, B))
+    view = View(
+        ring=active(EMPTY, "b", B), members=placed, node=A, now=back, watched_since=back, interrupted=True
+    )
+    assert membership.silent(view) == ()
+    assert membership.silent(replace(view, now=at(60 + SILENT_FOR))) == (placed[1],)
+
+
+def test_a_node_that_is_gone_is_not_live():
+    """However young its heartbeat is; and a node never takes itself for dead."""
+    seen = View(ring=EMPTY, members=live(A, B, C), node=A, now=NOW, gone=frozenset({A, B}))
+    assert membership.live_nodes(seen) == {A, C}

@@ -6,11 +6,13 @@ from dataclasses import replace
 from tests.core.rings import EMPTY, NOW, A, B, C, T, active, at, due, key, live, passive, prepared, revoked
 
 from mintmark.core import base64url, keyring, succession
-from mintmark.core.key import DEFAULT_KIND, Activation
+from mintmark.core.algorithm import Algorithm
+from mintmark.core.key import DEFAULT_KIND, Activation, KeyKind, KeyMode
 from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Member, Ring
 from mintmark.core.succession import (
     ActivateKey,
     AlarmKind,
+    DropKey,
     Effect,
     LapseKey,
     PrepareKey,
@@ -358,3 +360,68 @@ def test_a_node_that_was_not_heard_of_renews_at_once():
     assert due(ring, now=back, watched_since=back) == (RenewLease((Kid("a"),)),)
     ring = keyring.renew(ring, [Kid("a")], timing=T, now=back)
     assert due(ring, now=back, watched_since=back) == ()
+
+
+# --- nodes that are known to be gone ---------------------------------------------------------------
+
+
+def test_nobody_waits_for_a_node_that_is_known_to_be_gone():
+    """K6: its young heartbeat, its running lease and its prepared key hold up no bootstrap."""
+    ring = prepared(active(EMPTY, "b", B), "a")
+    now, beaten = at(5), live(B)
+
+    def effects(*gone: NodeId) -> tuple[Effect, ...]:
+        return due(ring, now=now, members=beaten, served=("a",), watched_since=now, gone=gone)
+
+    assert ActivateKey(Kid("a"), Activation.BOOTSTRAP) in effects(B)
+    assert not any(isinstance(effect, ActivateKey) for effect in effects() + effects(C))
+
+    later = at(T.lease)
+    begun = prepared(full(), "b", B, now=later)
+
+    def preparing(*gone: NodeId) -> bool:
+        effects = due(begun, now=later, members=live(B, now=later), timing=SMALL, gone=gone)
+        return PrepareKey(DEFAULT_KIND) in effects
+
+    assert preparing(B)
+    assert not preparing()
+
+
+def test_a_key_of_a_gone_node_leaves_without_a_watch_and_never_before_its_time():
+    """K2: one that never signed goes at once, one that signs when its lease has ended, others as ever."""
+    ring = prepared(active(passive(EMPTY, "c", C), "b1", B), "b2", B)
+
+    def ends(passed: int, *gone: NodeId) -> list[Effect]:
+        now = at(passed)
+        return [
+            effect
+            for effect in due(ring, now=now, watched_since=now, gone=gone)
+            if isinstance(effect, DropKey | LapseKey | RetireKey)
+        ]
+
+    assert ends(5, B) == [DropKey(Kid("b2"))]
+    assert ends(T.lease - 1, B) == [DropKey(Kid("b2"))]
+    assert ends(T.lease, B) == [LapseKey(Kid("b1")), DropKey(Kid("b2"))]
+    assert ends(T.lease) == []
+
+
+def test_a_key_of_the_cluster_is_not_gone_with_the_node_that_made_it():
+    """Whoever made it, others hold it: it is neither dropped nor passed over."""
+    wanted = KeyKind(KeyMode.SHARED, Algorithm.RS256)
+    ring = keyring.prepare(
+        EMPTY,
+        kid=Kid("s"),
+        node=B,
+        alg="RS256",
+        jwk=b"{}",
+        timing=T,
+        now=NOW,
+        mode=KeyMode.SHARED,
+        sealed=b"s",
+        kind=wanted,
+    )
+    assert DropKey(Kid("s")) not in due(ring, now=at(5), gone=(B,))
+    signing = prepared(keyring.activate(ring, Kid("s"), Activation.BOOTSTRAP, timing=T, now=NOW), "a")
+    own = replace(signing, kind=DEFAULT_KIND)
+    effects = due(own, now=at(5), members=live(B), served=("a",), watched_since=at(5), gone=(B,))
+    assert not any(isinstance(effect, ActivateKey) for effect in effects)

@@ -38,6 +38,9 @@ LIVE_FOR: Final = Seconds(10)
 HEARD_WITHIN: Final = Seconds(6)
 """Three heartbeats: whoever lives while the store answers has been heard from by then."""
 
+SILENT_FOR: Final = Seconds(4)
+"""More than a node that works leaves between two heartbeats, which is 3.2 s at the most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ring:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mintmark.core.key import DEFAULT_KIND, SIGNING, Activation, Key, KeyKind, KeyMode, KeyState
-from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Member, Ring, mixes
+from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, SILENT_FOR, Member, Ring, mixes
 from mintmark.core.timing import Timing
 from mintmark.units import Kid, NodeId, NumericDate
 
@@ -69,10 +69,16 @@ class View:
     """Whose keys the signer of this node was configured for."""
     loaded: frozenset[Kid] = frozenset()
     """The keys of the cluster that it holds."""
+    gone: frozenset[NodeId] = frozenset()
+    """The nodes of which this one knows that they are dead: :func:`silent` ones where nobody listens now."""
 
     def holds(self, key: Key) -> bool:
         """Whether the signer of this node has the private half of ``key``."""
         return key.kid in self.loaded if key.is_of_cluster() else key.node == self.node
+
+    def signs(self) -> bool:
+        """Whether it has that of an active key."""
+        return any(key.state is KeyState.ACTIVE and self.holds(key) for key in self.ring.keys)
 
 
 def wanted(view: View) -> KeyKind:
@@ -88,7 +94,25 @@ def wanted(view: View) -> KeyKind:
 
 def live_nodes(view: View) -> frozenset[NodeId]:
     """The nodes that are alive, this one with or without a heartbeat."""
-    return frozenset({m.node for m in view.members if m.is_live(view.now)} | {view.node})
+    return frozenset({m.node for m in view.members if m.is_live(view.now)} - view.gone | {view.node})
+
+
+def silent(view: View) -> tuple[Member, ...]:
+    """The nodes with keys of their own that missed a heartbeat: whoever waits for one of them may ask there.
+
+    That nobody listens at a node's address is no proof by itself: the address may be wrong, and its node live
+    and sign. With a heartbeat missing as well it is: a node listens before its first one, and ends when its
+    listener does. While the store was away nobody could beat, so silence counts from its return.
+    """
+    since = view.watched_since if view.interrupted else NumericDate(0)
+    waited_for = {key.node for key in view.ring.keys if key.state in SIGNING and not key.is_of_cluster()}
+    return tuple(
+        member
+        for member in view.members
+        if member.node in waited_for - {view.node}
+        and member.address
+        and view.now - max(member.seen_at, since) >= SILENT_FOR
+    )
 
 
 def has_watched(view: View) -> bool:
@@ -115,7 +139,7 @@ def someone_signs(view: View, timing: Timing) -> bool:
     if nobody who lives can open it: that is for an operator to say, by revoking it.
 
     A node's own key whose lease the store's clock was set back below counts for none: a node that can sign
-    gives it up at once.
+    gives it up at once. Nor does that of a node that is known to be gone, whatever its lease says.
     """
     watched = has_watched(view)
     clusters_wanted = wanted(view).mode is not KeyMode.OWN
@@ -125,7 +149,8 @@ def someone_signs(view: View, timing: Timing) -> bool:
         or (key.is_of_cluster() and (clusters_wanted or view.now < key.lease_until))
         or (not watched and (view.interrupted or view.now < key.lease_until))
         for key in view.ring.keys
-        if key.state is KeyState.ACTIVE and (key.is_of_cluster() or not is_ahead(key, view, timing))
+        if key.state is KeyState.ACTIVE
+        and (key.is_of_cluster() or not (is_ahead(key, view, timing) or key.node in view.gone))
     )
 
 

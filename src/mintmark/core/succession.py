@@ -68,7 +68,7 @@ class SupersedeKey:
 
 @dataclass(frozen=True, slots=True)
 class DropKey:
-    """Take out a prepared key that is of another kind than is wanted by now."""
+    """Take out a prepared key that will not sign: another kind is wanted by now, or its node is gone."""
 
     kid: Kid
 
@@ -339,7 +339,12 @@ def _unproven_cause(ring: Ring, prepared: Key) -> Activation:
 
 def _decay(view: View) -> Iterable[Effect]:
     for key in view.ring.keys:
+        is_gone = key.node in view.gone and not key.is_of_cluster()
         match key.state:
+            case KeyState.PREPARED if is_gone:
+                yield DropKey(key.kid)
+            case KeyState.ACTIVE if is_gone and view.now >= key.lease_until:
+                yield LapseKey(key.kid)
             # A node renews its own lease however late: the key is still public, so nothing is lost.
             case KeyState.PREPARED | KeyState.ACTIVE:
                 if view.now >= key.lease_until and has_watched(view) and _has_died(key, view):

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
+from mintmark.adapters.doorway import TcpDoorway
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
 from mintmark.core.key import KeyKind, KeyMode
@@ -189,6 +190,7 @@ class Upkeep:
             places=tuple(place.place for place in charge.places),
             address=cluster.address,
             certificate=cluster.certificate,
+            doorway=TcpDoorway(clock=SYSTEM_CLOCK),
         )
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:

@@ -12,7 +12,7 @@ from typing import Final
 from mintmark.core import keyring, membership, succession
 from mintmark.core.events import EventName, Value
 from mintmark.core.jws import Algorithm
-from mintmark.core.key import KeyKind, KeyMode, KeyState
+from mintmark.core.key import KeyKind, KeyMode
 from mintmark.core.keyring import Ring
 from mintmark.core.membership import View, Watch
 from mintmark.core.succession import (
@@ -34,10 +34,12 @@ from mintmark.core.timing import Timing
 from mintmark.errors import SignerUnavailable, Unavailable
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock
+from mintmark.ports.doorway import Doorway
 from mintmark.ports.keyring import KeyRingStore, RingView
 from mintmark.ports.proof import PublicReader
 from mintmark.ports.signer import SignerControl, SignerRefused
 from mintmark.server import document
+from mintmark.server.absence import Absence
 from mintmark.server.agreement import check_agreed
 from mintmark.server.alarm import Alarms
 from mintmark.server.audit import Audit
@@ -64,7 +66,7 @@ class Rotation:
     ``kind`` is what keys are to sign, where the ring does not say so yet; with ``spare`` a successor waits
     past its lead for as long as a key signs. ``modes`` is what the signer was configured for. ``address`` and
     ``certificate`` are those of this node's cluster listener. ``configured`` is the timing of its settings,
-    where that is not what it works by.
+    where that is not what it works by. Through ``doorway`` it finds out that a silent node is dead.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Rotation:
         certificate: bytes = b"",
         modes: frozenset[KeyMode] = frozenset({KeyMode.OWN}),
         configured: Timing | None = None,
+        doorway: Doorway | None = None,
     ) -> None:
         self._issuer = issuer
         self._node = node
@@ -128,6 +131,7 @@ class Rotation:
             served=served,
             on_found=bus.announce,
         )
+        self._absence = Absence(doorway, address=address, clock=clock, on_found=bus.announce)
         self._differed: KeyKind | None = None
         self._watch: Watch | None = None
         self._beat_at = float("-inf")
@@ -156,7 +160,8 @@ class Rotation:
             found = await self._read()
             await self._custody.follow(found)
             view = self._look(found)
-            self.is_waiting = not self._signs(view)
+            self.is_waiting = not view.signs()
+            self._absence.ask(membership.silent(view) if self.is_waiting else ())
             effects = succession.due(view, self._timing)
             self._slotless &= RaiseAlarm(AlarmKind.NO_SLOT) in effects
             if not any(isinstance(effect, PrepareKey) for effect in effects):
@@ -167,9 +172,6 @@ class Rotation:
                 self.leaving.saw(view)
                 return
 
-    def _signs(self, view: View) -> bool:
-        return any(key.state is KeyState.ACTIVE and view.holds(key) for key in view.ring.keys)
-
     async def _read(self) -> RingView:
         """The ring, and with it by how much this machine's clock is off."""
         before = self._clock.now()
@@ -179,12 +181,14 @@ class Rotation:
         return view
 
     async def answered(self) -> None:
-        """Wait until every key set that is being read back has been."""
+        """Wait until every key set that is being read back has been, and every node that is being asked."""
         await self._evidence.answered()
+        await self._absence.answered()
 
     async def leave(self) -> None:
         """Sign no more and say so: the keys of this node verify only, and its heartbeat is gone."""
         await self._evidence.close()
+        await self._absence.close()
         # A signer that is gone has forgotten everything already.
         with contextlib.suppress(SignerUnavailable):
             await self._custody.release()
@@ -238,6 +242,7 @@ class Rotation:
             spare=self._wants_spare,
             modes=self._modes,
             loaded=loaded,
+            gone=self._absence.gone(view.members),
         )
 
     def _held(self, ring: Ring) -> frozenset[Kid]:
@@ -283,19 +288,16 @@ class Rotation:
             case DropKey(kid):
                 await self._swap(ring, keyring.drop(ring, kid), EventName.KEY_DROPPED, kid=kid)
             case LapseKey(kid):
-                after = keyring.lapse(ring, kid, now=now)
-                await self._swap(ring, after, EventName.KEY_LAPSED, kid=kid)
+                await self._swap(ring, keyring.lapse(ring, kid, now=now), EventName.KEY_LAPSED, kid=kid)
             case RetireKey(kid):
-                after = keyring.retire(ring, kid, now=now)
-                await self._swap(ring, after, EventName.KEY_RETIRED, kid=kid)
+                await self._swap(ring, keyring.retire(ring, kid, now=now), EventName.KEY_RETIRED, kid=kid)
             case ReleaseKeys():
                 # The signer counts its leases by a clock that nobody sets, so it would not renew them.
                 await self._custody.release()
                 after = keyring.rewind(ring, self._node, timing=self._timing, now=now)
                 await self._swap(ring, after, EventName.CLOCK_SET_BACK)
             case ResignKeys():
-                after = keyring.resign(ring, self._node)
-                await self._swap(ring, after, EventName.NODE_RESIGNED)
+                await self._swap(ring, keyring.resign(ring, self._node), EventName.NODE_RESIGNED)
         # Taken or lost, the ring is another one now.
         return True
 
