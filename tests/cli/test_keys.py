@@ -234,6 +234,23 @@ def test_key_in_use_is_not_removed(keyed):
     assert keyed.ring() == before
 
 
+def test_key_whose_tokens_have_expired_stays_for_verifiers_with_leeway(keyed):
+    """The refusal speaks of no token that is still to expire."""
+    prepared_at = keyed.ring().find(FIRST).prepared_at
+    keyed.change(FIRST, state=KeyState.PASSIVE, publish_until=NumericDate(prepared_at + 300))
+    result = keyed("keys", "remove", FIRST)
+    assert (result.status, result.out) == (1, "")
+    assert f"the last token of key {FIRST} expired {instant(prepared_at - 30)}, and" in result.err
+    assert "; it may leave in " in result.err
+
+
+def test_revoked_key_of_the_cluster_is_every_nodes(keyed):
+    """No single node is said to stop."""
+    keyed.change(FIRST, mode=KeyMode.SHARED)
+    assert "exp that a node could sign" in keyed("keys", "revoke", FIRST, "--reason", "x", "--dry-run").out
+    assert "every node stops signing with it" in keyed("keys", "revoke", FIRST, "--reason", "x").out
+
+
 def test_key_that_nothing_needs_is_removed(keyed):
     """A prepared key, and one whose last token has expired, are out of the ring at once."""
     removed = keyed("keys", "remove", THIRD, "--json")

@@ -192,6 +192,11 @@ def _why_kept(key: Key, in_use: KeyInUse, now: NumericDate) -> str:
     leaves = f"it may leave {distance(in_use.publish_until, now)}"
     if key.state is KeyState.REVOKED:
         return f"key {key.kid} is revoked, and stays on record; {leaves}"
+    if in_use.latest_exp <= now:
+        return (
+            f"the last token of key {key.kid} expired {instant(in_use.latest_exp)}, and verifiers that leave "
+            f"leeway for clocks may accept it yet; {leaves}"
+        )
     signs = " signs, and" if key.state is KeyState.ACTIVE else ""
     return f"key {key.kid}{signs} may have tokens that are valid: {latest}; {leaves}"
 
@@ -226,7 +231,7 @@ async def revoke(
         given.output.answer(document, *_forecast(key, sessions, more, latest, view.now))
     elif done:
         document["state"] = KeyState.REVOKED.value
-        given.output.answer(document, f"Revoked key {key.kid}.", *_consequences(timing))
+        given.output.answer(document, f"Revoked key {key.kid}.", *_consequences(key, timing))
     else:
         given.output.answer(document, f"Key {key.kid} was revoked before; nothing changed.")
 
@@ -267,17 +272,19 @@ def _forecast(
     if latest is None:
         return (f"Key {key.kid} never signed; revoking it refuses no token.",)
     count = f"at least {sessions}" if more else str(sessions)
+    whose = "a" if key.is_of_cluster() else "its"
     return (
         f"Key {key.kid} is {key.state.value}. Nothing was changed.",
         f"Sessions that last used it: {count}. They live on; their access tokens would be refused.",
-        f"The latest exp that its node could sign: {instant(latest)} ({distance(latest, now)}).",
+        f"The latest exp that {whose} node could sign: {instant(latest)} ({distance(latest, now)}).",
     )
 
 
-def _consequences(timing: Timing) -> tuple[str, ...]:
+def _consequences(key: Key, timing: Timing) -> tuple[str, ...]:
     others = timing.jwks_max_age + timing.verifier_cache
+    stops = "every node stops" if key.is_of_cluster() else "its node stops"
     return (
-        f"It is out of the key set now; its node stops signing with it in at most {spoken(timing.lease)}.",
+        f"It is out of the key set now; {stops} signing with it in at most {spoken(timing.lease)}.",
         f"Verifiers that follow the feed refuse its tokens at once, all others within {spoken(others)}.",
         "Sessions live on: their next refresh is signed with another key.",
     )
