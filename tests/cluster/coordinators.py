@@ -46,7 +46,7 @@ class Site:
 
 @dataclass
 class Doors:
-    """Each node listens for as long as it lives, at its name."""
+    """Each node listens at its name for as long as it lives, whatever its row says."""
 
     world: "World"
 
@@ -57,7 +57,7 @@ class Doors:
 class Coordinator:
     """What one node's control process does about keys, with a signer that dies with it."""
 
-    def __init__(self, world: "World", name: str, store: Store) -> None:
+    def __init__(self, world: "World", name: str, store: Store, *, address: str = "") -> None:
         self.name = NodeId(name)
         self.audit = Audit()
         self._clock = world.clock
@@ -78,7 +78,7 @@ class Coordinator:
             served=lambda: self._served,
             own_url="http://127.0.0.1:1/.well-known/jwks.json",
             proof_urls=(f"{ISSUER}/.well-known/jwks.json",),
-            address=name,
+            address=address or name,
             doorway=Doors(world),
         )
 
@@ -137,10 +137,12 @@ class World:
     """The events of nodes that died."""
     started: int = 0
 
-    def start(self) -> Coordinator:
-        """One more node."""
+    def start(self, *, address: str = "") -> Coordinator:
+        """One more node; others are told its name for an address, or this one."""
         self.started += 1
-        node = Coordinator(self, f"node-{self.started}", self.stores[self.started % len(self.stores)])
+        node = Coordinator(
+            self, f"node-{self.started}", self.stores[self.started % len(self.stores)], address=address
+        )
         self.nodes.append(node)
         return node
 
