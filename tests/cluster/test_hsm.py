@@ -81,6 +81,8 @@ def test_token_that_goes_away_and_comes_back_logs_nobody_out(node, hsm, inside):
         until(lambda: later(node.log_in_with(node.http)), "log-ins wait", log=node.tail)
         assert later(node.refresh(staying["refresh_token"]))
         until(lambda: node.events(EventName.HSM_LOST), "the alarm sounds", log=node.tail)
+        until(lambda: node.http.get("/readyz").status_code == 503, "it is not ready", log=node.tail)
+        assert "signer_away" in node.http.get("/readyz").json()["reasons"]
         gone_at = inside.ring().ring.keys[0].lease_until
         until(lambda: inside.ring().now > gone_at, "the lease of that moment has ended")
         assert later(node.log_in_with(node.http))

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     LOG_STALE = "log_stale"
     """The head of the revocation log was not read within two seconds."""
     SIGNER_AWAY = "signer_away"
+    """It does not answer, or the token that holds the key does not."""
 
 
 class Health:

@@ -9,7 +9,7 @@ applies every rule, :meth:`Admitted.signature` is the bare arithmetic on data th
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -37,6 +37,10 @@ class TokenKey(Protocol):
 
     def sign(self, message: bytes) -> bytes:
         """The JWS signature of ``message``; may take long, or raise SignerUnavailable."""
+        ...
+
+    def check(self) -> None:
+        """Raise SignerUnavailable where whoever has it is known to be away; asks nobody."""
         ...
 
 
@@ -176,13 +180,16 @@ class KeyTable:
         )
 
     def admit(self, kid: Kid, typ: str, payload: bytes) -> Admitted:
-        """The signing of ``payload``, when every rule allows it; raises SignerRefused."""
+        """The signing of ``payload``, when every rule allows it; raises SignerRefused, SignerUnavailable."""
         key = self._find(kid)
         head = key.heads.get(typ)
         if head is None or key.private is None:
             raise SignerRefused(Refusal.WRONG_TYP)
         if key.max_exp is None:
             raise SignerRefused(Refusal.NOT_EXTENDED)
+        if not payload and key.mode is KeyMode.HSM:
+            # A probe of readiness gets no further than this, so it would never hear of the token.
+            cast("TokenKey", key.private).check()
         if len(payload) > MAX_PAYLOAD:
             raise SignerRefused(Refusal.TOO_LARGE)
         try:

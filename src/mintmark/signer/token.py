@@ -87,6 +87,11 @@ class TokenKey:
         """The JWS signature of ``message``; raises SignerUnavailable."""
         return self._token.sign(self._kid, self._alg, message)
 
+    def check(self) -> None:
+        """Raise SignerUnavailable where the token did not answer when it was last asked."""
+        if self._token.state is not TokenState.READY:
+            raise SignerUnavailable("the token is away")
+
 
 class Token:
     """The token called ``label`` behind the PKCS#11 ``module``; it is reached for with the first call.

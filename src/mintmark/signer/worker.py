@@ -54,6 +54,9 @@ class WorkerLine:
         except SignerRefused as refusal:
             self.channel.send(protocol.encode(protocol.Refused(request.id, refusal.reason)))
             return
+        except SignerUnavailable:
+            self.channel.send(protocol.encode(protocol.Failed(request.id)))
+            return
         if admitted.where is Where.LOOP:
             self._answer(request.id, admitted, attempt(admitted.signature))
             return
