@@ -183,7 +183,10 @@ _REASONS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "clock_off": ("its clock is too far from the store's", "see machine.clock and store.clock"),
     "log_stale": ("it cannot read the revocation log", "see the store's checks"),
-    "signer_away": ("its signer, or its token, does not answer", "see the node's log for process.ended, hsm.lost"),
+    "signer_away": (
+        "its signer, or its token, does not answer",
+        "see the node's log for process.ended, hsm.lost",
+    ),
 }
 
 
