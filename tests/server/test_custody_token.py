@@ -1,6 +1,7 @@
 """Rotation where a PKCS#11 token has the key, on SoftHSM: it is lost, it is back, and what is left in it."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,13 +12,15 @@ from tests.softhsm import SoftHsm, soft_hsm
 
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
+from mintmark.core.jwk import PublicKey
 from mintmark.core.key import KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import LIVE_FOR
 from mintmark.errors import SignerUnavailable
+from mintmark.ports.signer import MadeKey
 from mintmark.server.emergency import request_rotation, revoke_key
 from mintmark.signer.cryptoki import Module
-from mintmark.signer.token import Token
-from mintmark.units import Kid, NodeId, Seconds
+from mintmark.signer.token import Token, TokenKey
+from mintmark.units import Issuer, Kid, NodeId, Seconds
 
 IN_TOKEN = KeyKind(KeyMode.HSM, Algorithm.ES256)
 
@@ -140,6 +143,85 @@ async def test_a_token_that_hangs_ends_no_other_key(place: Place, monkeypatch: p
         assert not await node.can_sign(former.kid)
     finally:
         back.set()
+
+
+async def test_a_token_that_hangs_makes_one_key_however_often_it_is_asked(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever asks while a key is made is refused at once; the key is for who asks after that, and no other
+    is in the signer or in the token."""
+    signer = place.node().signer
+    reached, back = threading.Event(), threading.Event()
+
+    def hang(*, issuer: Issuer, alg: Algorithm) -> tuple[PublicKey, TokenKey]:
+        reached.set()
+        back.wait(60)
+        return Token.generate(place.token, issuer=issuer, alg=alg)
+
+    async def ask() -> MadeKey:
+        return await signer.generate(
+            issuer=ISSUER, alg=Algorithm.ES256, typs=frozenset({"at+jwt"}), mode=KeyMode.HSM
+        )
+
+    monkeypatch.setattr(place.token, "generate", hang)
+    first = asyncio.create_task(ask())
+    try:
+        assert await asyncio.to_thread(reached.wait, 60)
+        first.cancel()
+        for _ in range(3):
+            with pytest.raises(SignerUnavailable):
+                await ask()
+    finally:
+        back.set()
+    for _ in range(6_000):
+        with contextlib.suppress(SignerUnavailable):
+            made = await ask()
+            break
+        await asyncio.sleep(0.01)
+    else:
+        raise AssertionError("the token made no key")
+    assert [key.kid for key in (await signer.status()).keys] == [made.public.kid]
+    assert place.left(made.public.kid) == set()
+    assert (await ask()).public.kid != made.public.kid
+
+
+async def test_a_key_that_was_made_too_late_is_not_kept_until_others_sweep_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    """A key that nobody asked for again for an hour may be gone from the token: another one is made."""
+    signer = place.node().signer
+    reached, back, made = threading.Event(), threading.Event(), threading.Event()
+    late: list[Kid] = []
+
+    def hang(*, issuer: Issuer, alg: Algorithm) -> tuple[PublicKey, TokenKey]:
+        reached.set()
+        back.wait(60)
+        public, private = Token.generate(place.token, issuer=issuer, alg=alg)
+        late.append(public.kid)
+        made.set()
+        return public, private
+
+    async def ask() -> MadeKey:
+        return await signer.generate(
+            issuer=ISSUER, alg=Algorithm.ES256, typs=frozenset({"at+jwt"}), mode=KeyMode.HSM
+        )
+
+    monkeypatch.setattr(place.token, "generate", hang)
+    first = asyncio.create_task(ask())
+    try:
+        assert await asyncio.to_thread(reached.wait, 60)
+        first.cancel()
+        with pytest.raises(SignerUnavailable):
+            await ask()
+    finally:
+        back.set()
+    assert await asyncio.to_thread(made.wait, 60)
+    for _ in range(6_000):
+        if (await signer.status()).keys:
+            break
+        await asyncio.sleep(0.01)
+    place.world.clock.advance(3_600)
+    assert (await ask()).public.kid not in late[:1]
 
 
 async def test_what_may_not_sign_any_more_is_destroyed_in_the_token(place: Place):

@@ -13,6 +13,7 @@ import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mintmark.core import jwk
+from mintmark.core.algorithm import Algorithm
 from mintmark.core.jwk import PublicKey
 from mintmark.core.key import KeyMode
 from mintmark.errors import SignerUnavailable
@@ -24,7 +25,7 @@ from mintmark.signer.keys import KeyTable, PrivateHalf, Where, new_private_key
 from mintmark.signer.sealed import Seals
 from mintmark.signer.threads import Threads
 from mintmark.signer.worker import WorkerLine
-from mintmark.units import Kid
+from mintmark.units import Issuer, Kid
 
 if TYPE_CHECKING:
     # It needs python-pkcs11, which only those have who have an HSM.
@@ -37,8 +38,13 @@ TOKEN_THREADS: Final = 4
 _FIRST_TRY: Final = 5.0
 """Seconds for which the first status waits for the token."""
 
+_KEPT: Final = 600.0
+"""Seconds for which a key that was made too late is kept: other nodes sweep what is an hour old."""
+
 _Finish: TypeAlias = Callable[[], protocol.ControlAnswer]
 """What is left to do in the loop once a thread has done the slow part of a request."""
+_Wish: TypeAlias = tuple[KeyMode, Issuer, Algorithm, frozenset[str]]
+"""What a key is asked for."""
 
 
 class SignerService:
@@ -63,6 +69,7 @@ class SignerService:
             raise ValueError("RSA keys have 2048 or 3072 bits here")
         self._rsa_bits = rsa_bits
         self._hardening = hardening
+        self._clock = clock
         self._table = KeyTable(clock)
         self._signing: Threads[bytes] = Threads(threads, "sign")
         # A thread of its own: a key takes as long to make as a hundred signatures.
@@ -80,6 +87,8 @@ class SignerService:
             # What is known before the first try is nothing; but a module that hangs is no answer either.
             self._unanswered = []
             self._telling = asyncio.create_task(self._tell_anyway(clock))
+        self._asked: dict[_Wish, bool] = {}
+        self._kept: dict[_Wish, tuple[protocol.Generated, float]] = {}
         self._loading: dict[int, protocol.Load] = {}
         self._workers: set[WorkerLine] = set()
         self._control: Channel | None = None
@@ -140,9 +149,8 @@ class SignerService:
                 if request.mode not in self._modes():
                     raise SignerRefused(Refusal.NO_CUSTODY)
                 if request.mode is KeyMode.HSM and self._token is not None:
-                    self._in_token(control, request, partial(self._make_in_token, self._token, request))
-                else:
-                    self._submit(control, request, partial(self._make, request))
+                    return self._ask_token(control, self._token, request)
+                self._submit(control, request, partial(self._make, request))
                 return None
             case protocol.Load(id):
                 return protocol.Done(id) if self._is_loaded(control, request) else None
@@ -244,6 +252,10 @@ class SignerService:
             log.error("%s failed: %s", type(request).__name__.lower(), type(error).__qualname__)
             answer = protocol.Failed(request.id)
         self._loading.pop(request.id, None)
+        if isinstance(request, protocol.Generate):
+            given_up = self._asked.pop(_wish(request), False)
+            if given_up and isinstance(answer, protocol.Generated):
+                self._kept[_wish(request)] = (answer, self._clock.monotonic() + _KEPT)
         control.send(protocol.encode(answer))
 
     def _make(self, request: protocol.Generate) -> _Finish:
@@ -254,6 +266,25 @@ class SignerService:
         if request.mode is KeyMode.SHARED and self._seals is not None:
             sealed = self._seals.seal(private, kid=public.kid, issuer=issuer, alg=alg)
         return partial(self._made, request, public, private, sealed)
+
+    def _ask_token(
+        self, control: Channel, token: "Token", request: protocol.Generate
+    ) -> protocol.ControlAnswer | None:
+        """Have the token make a key, one at a time of a kind.
+
+        Control asks again once it has given up. A token that hangs would make as many keys as it was asked
+        for when it is back, and nobody would know them; so the first one is kept for the next who asks.
+        """
+        wish = _wish(request)
+        kept, until = self._kept.pop(wish, (None, 0.0))
+        if kept is not None and self._clock.monotonic() < until:
+            return msgspec.structs.replace(kept, id=request.id)
+        if wish in self._asked:
+            self._asked[wish] = True
+            return protocol.Failed(request.id)
+        self._asked[wish] = False
+        self._in_token(control, request, partial(self._make_in_token, token, request))
+        return None
 
     def _make_in_token(self, token: "Token", request: protocol.Generate) -> _Finish:
         """In a thread: a key that does not leave the token."""
@@ -309,6 +340,10 @@ class SignerService:
         """In a thread: the other seal."""
         sealed = seals.reseal(request.sealed, kid=request.kid, issuer=request.issuer, alg=request.alg)
         return lambda: protocol.Resealed(request.id, sealed)
+
+
+def _wish(request: protocol.Generate) -> _Wish:
+    return request.mode, request.issuer, request.alg, request.typs
 
 
 def _connected(token: "Token") -> _Finish:
