@@ -1,6 +1,7 @@
 """Whether anybody listens at an address, told by the first step of a TCP connection."""
 
 import asyncio
+import ipaddress
 from typing import Final
 
 from mintmark.adapters.cluster_wire import within
@@ -11,19 +12,27 @@ _PATIENCE: Final = 0.3
 
 
 class TcpDoorway:
-    """:class:`mintmark.ports.doorway.Doorway` by connecting and hanging up."""
+    """:class:`mintmark.ports.doorway.Doorway` by connecting and hanging up.
 
-    def __init__(self, *, clock: Clock) -> None:
+    ``one_machine`` says that all nodes are on this one. Else a loopback address is that of another machine,
+    whose node reaches the database on it or through a proxy there: here nobody listens, and it may well live.
+    """
+
+    def __init__(self, *, clock: Clock, one_machine: bool) -> None:
         self._clock = clock
+        self._one_machine = one_machine
 
     async def is_refused(self, address: str) -> bool:
         """Whether nobody listens at ``address``; see the port."""
         host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        if not self._one_machine and _is_loopback(host):
+            return False
         try:
             transport, _ = await within(
                 self._clock,
                 _PATIENCE,
-                asyncio.get_running_loop().create_connection(asyncio.Protocol, host.strip("[]"), int(port)),
+                asyncio.get_running_loop().create_connection(asyncio.Protocol, host, int(port)),
             )
         except ConnectionRefusedError:
             return True
@@ -31,3 +40,10 @@ class TcpDoorway:
             return False
         transport.abort()
         return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

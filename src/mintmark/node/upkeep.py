@@ -190,7 +190,11 @@ class Upkeep:
             places=tuple(place.place for place in charge.places),
             address=cluster.address,
             certificate=cluster.certificate,
-            doorway=TcpDoorway(clock=SYSTEM_CLOCK),
+            doorway=TcpDoorway(
+                # A file is for the nodes of one machine.
+                clock=SYSTEM_CLOCK,
+                one_machine=settings.store.startswith("sqlite:"),
+            ),
         )
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
