@@ -8,7 +8,8 @@ from mintmark.adapters.cluster_caller import ClusterCaller
 from mintmark.adapters.cluster_listener import ClusterListener, Limits
 from mintmark.adapters.cluster_wire import Identity
 from mintmark.core.keyring import Member
-from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from mintmark.system import SYSTEM_ENTROPY
+from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.peer import ISSUER, RecordingService
 from mintmark.units import NodeId, NumericDate
 
@@ -41,10 +42,10 @@ async def test_strangers_who_say_nothing_leave_nodes_their_places():
         place = sock.getsockname()
         listener = ClusterListener(
             sock, identity=here, callers=lambda: {node.certificate: known}, service=door,
-            clock=SYSTEM_CLOCK, limits=LIMITS,
+            clock=FakeClock(), limits=LIMITS,
         )  # fmt: skip
         listening = asyncio.create_task(listener.run())
-        caller = ClusterCaller(node, clock=SYSTEM_CLOCK)
+        caller = ClusterCaller(node, clock=FakeClock())
         try:
             with contextlib.ExitStack() as strangers:
                 for _ in range(10):

@@ -20,7 +20,8 @@ from mintmark.adapters.cluster_listener import ClusterListener
 from mintmark.adapters.cluster_wire import Identity
 from mintmark.core.keyring import Member
 from mintmark.ports.peer import PeerUnavailable
-from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from mintmark.system import SYSTEM_ENTROPY
+from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.peer import ISSUER, RecordingService
 from mintmark.units import NodeId, NumericDate
 
@@ -78,7 +79,7 @@ async def listen() -> AsyncIterator[object]:
         service = RecordingService()
         known = {each: Member(NodeId("known"), NumericDate(0), 0, certificate=each) for each in callers}
         listener = ClusterListener(
-            sock, identity=identity, callers=lambda: known, service=service, clock=SYSTEM_CLOCK
+            sock, identity=identity, callers=lambda: known, service=service, clock=FakeClock()
         )
         tasks.append(asyncio.create_task(listener.run()))
         return Listening(service, f"127.0.0.1:{sock.getsockname()[1]}")
@@ -91,7 +92,7 @@ async def listen() -> AsyncIterator[object]:
 
 async def ask(caller: Identity, listening: Listening, certificate: bytes) -> str:
     member = Member(NodeId("m"), NumericDate(0), 0, address=listening.address, certificate=certificate)
-    calling = ClusterCaller(caller, clock=SYSTEM_CLOCK)
+    calling = ClusterCaller(caller, clock=FakeClock())
     try:
         return await calling.sign(member, ISSUER, "at+jwt", b"claims")
     finally:
@@ -127,7 +128,7 @@ async def test_row_with_rubbish_for_a_certificate_locks_nobody_out(listen):
 @pytest.mark.parametrize("address", ["", "nowhere", "127.0.0.1:", "127.0.0.1:99999999", ":1", "[::1", "\0:1"])
 async def test_address_that_is_none_is_nobody(address):
     """A row says what it likes: the node is unavailable, and nothing else goes wrong."""
-    caller = ClusterCaller(own("here"), clock=SYSTEM_CLOCK)
+    caller = ClusterCaller(own("here"), clock=FakeClock())
     member = Member(NodeId("m"), NumericDate(0), 0, address=address, certificate=own("m").certificate)
     with pytest.raises(PeerUnavailable):
         await caller.probe(member, ISSUER)
@@ -156,7 +157,7 @@ def test_calls_work_on_the_loop_that_nodes_run_on():
         known = {caller.certificate: Member(NodeId("c"), NumericDate(0), 0, certificate=caller.certificate)}
         service = RecordingService()
         listener = ClusterListener(
-            sock, identity=here, callers=lambda: known, service=service, clock=SYSTEM_CLOCK
+            sock, identity=here, callers=lambda: known, service=service, clock=FakeClock()
         )
         listening = Listening(service, f"127.0.0.1:{sock.getsockname()[1]}")
         task = asyncio.create_task(listener.run())
