@@ -23,8 +23,11 @@ from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
 _TYPS: Final = frozenset({ACCESS_TOKEN_TYP})
 _TRY_EVERY: Final = 10.0
 """Seconds between two attempts to load a key that could not be loaded, and two looks at the token."""
-_TOKEN_PATIENCE: Final = 5.0
-"""Seconds for which a round waits for a token that hangs: with more, others would take this node for dead."""
+_TOKEN_PATIENCE: Final = 1.0
+"""Seconds for which a round waits for a token, or heartbeats would be missed. What takes longer goes on
+without it."""
+_SWEEP_PATIENCE: Final = 5.0
+"""The same once an hour, where the answer is what is recorded; less than LIVE_FOR."""
 _RESEAL_EVERY: Final = 60.0
 """Seconds between two questions whether a shared key is to be sealed anew."""
 _SWEEP_EVERY: Final = 3600.0
@@ -56,6 +59,7 @@ class Custody:
         self._alarms = alarms
         self._modes = modes
         self._token_patience = Deadline(clock, _TOKEN_PATIENCE, _token_hangs)
+        self._sweep_patience = Deadline(clock, _SWEEP_PATIENCE, _token_hangs)
         self._held: dict[Kid, KeyMode] = {}
         self._granted: dict[Kid, NumericDate] = {}
         self._made: MadeKey | None = None
@@ -239,7 +243,7 @@ class Custody:
             if key.state in SIGNING or (key.state is KeyState.PASSIVE and view.now < key.lease_until)
         )
         try:
-            swept = await self._token_patience.hold(
+            swept = await self._sweep_patience.hold(
                 self._signer.sweep(known=known, issuer=self._issuer, older_than=_ORPHANED_AFTER)
             )
         except SignerUnavailable:
