@@ -1,19 +1,14 @@
 """Nodes that die again and again, and many that start at once: who lives mints, and keys do not pile up."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 from tests.cluster.coordinators import Coordinator, World, keys_in, world_on
-from tests.server.town import SECRET, TownNode, town
 
-from mintmark.core import jws
 from mintmark.core.events import EventName
 from mintmark.core.key import Activation, KeyState
 from mintmark.core.keyring import HEARD_WITHIN, LIVE_FOR, Ring
-from mintmark.server.clients import ClientAuthMethod, Credentials
-from mintmark.server.health import Reason
 from mintmark.units import NodeId, Seconds
 
 LIFE = 15
@@ -144,32 +139,6 @@ async def test_very_many_nodes_that_start_together_take_the_slots_that_there_are
         for node in list(world.nodes):
             world.kill(node)
     assert world.count(EventName.KEY_ACTIVATED) == 2
-
-
-@pytest.mark.timeout(300)
-async def test_very_many_nodes_that_joined_together_all_serve():
-    """Design 3.4: 47 nodes without a key mint in the same instant through the one that has one, and are
-    ready; the key set does not grow with the cluster."""
-    async with town() as made:
-        first = await made.join("first", key=True)
-        for number in range(MANY - 1):
-            await made.join(f"node-{number}")
-        await made.look()
-        minted = await asyncio.gather(*(mint(node) for node in made.nodes))
-        assert {jws.parse(token).header.kid for token in minted} == {first.kid}
-        for node in made.nodes:
-            assert Reason.NO_ACTIVE_KEY not in await node.services.health.reasons()
-        assert [key.kid for key in first.follower.view.ring.published()] == [first.kid]
-        signed = first.audit.counts[EventName.TOKEN_SIGNED_FOR_PEER]
-        assert signed == MANY - 1
-    print(f"{MANY} nodes served, {signed} of them with a peer's key")
-
-
-async def mint(node: TownNode) -> str:
-    """A token in the name of a service, signed by whoever can."""
-    credentials = Credentials(ClientAuthMethod.CLIENT_SECRET_BASIC, "stock", SECRET)
-    granted = await node.services.tokens.grant(credentials, {"grant_type": "client_credentials"})
-    return granted.access_token
 
 
 def made_by(world: World) -> set[NodeId]:
