@@ -796,6 +796,20 @@ class World:
         if not any(kind.mode in self.modes(node) for node in self.nodes.values()):
             self.start()
 
+    def give_same_means(self) -> None:
+        """Where own keys wait for the cluster's first one, see that every node can open it.
+
+        Until then they go on, past their time: a switch must leave nobody behind.
+        """
+        ring, states, own = self.store.ring, self.rules.KeyState, self.rules.KeyMode.OWN
+        if (ring.kind or self.kind).mode is own or ring.held_by_cluster(states.ACTIVE) is not None:
+            return
+        prepared = ring.held_by_cluster(states.PREPARED)
+        means = ANOTHER if prepared is not None and prepared.sealed == b"b" else EVERYTHING
+        for node in [node for node in self.nodes.values() if node.means != means]:
+            del self.nodes[node.name]
+            self.start(means)
+
     def settle_beside(self, node: Node) -> None:
         """A clock that is off keeps the others from minting for a lease and the time to begin, no longer."""
         self.heal()
@@ -818,6 +832,7 @@ class World:
     def settle_all(self) -> None:
         """After a lead and a rotation without faults every node with a slot signs, and no key is overdue."""
         self.settle()
+        self.give_same_means()
         # Keys of dead nodes leave first, where they fill the set; then overdue keys are replaced.
         self.run(self.timing.covered_until(NumericDate(self.timing.lease)) + self.timing.prepare_before)
         for _ in range(0, self.timing.rotate_every, TICK):

@@ -276,6 +276,29 @@ def test_all_nodes_go_over_to_the_clusters_key_in_one_swap(kind: KeyKind):
 
 
 @CLUSTERS
+def test_own_keys_go_on_while_a_live_node_cannot_open_the_clusters_first_key(kind: KeyKind):
+    """A node that lost its own key to one that it cannot open would sign nothing; a dead one would not."""
+    ring = keyring.switch(active(active(EMPTY, "a"), "b", B), kind, now=NOW)
+    ring = keyring.prove(made(ring, "k", kind), Kid("k"), now=NOW)
+    now = at(T.lead)
+    go = ActivateKey(Kid("k"), Activation.PROVEN)
+    unable = members(B, now=now, modes=frozenset({KeyMode.OWN}))
+    assert go not in due(view(ring, now=now, others=unable, loaded=("k",)))
+    assert go in due(view(ring, now=now, others=members(B, now=now), loaded=("k",)))
+    assert go in due(view(ring, now=at(T.lead + 60), others=unable, loaded=("k",)))
+
+
+def test_a_key_of_an_unknown_algorithm_stops_nothing_and_is_left_alone():
+    """A newer node may have written it, or a stranger: nothing is raised, and nobody else drops it."""
+    for state in (prepared(EMPTY, "a"), active(EMPTY, "a"), made(EMPTY, "a", SHARED), signing("a", SHARED)):
+        strange = replace(state, keys=tuple(replace(each, alg="ML-DSA-44") for each in state.keys))
+        for ring in (strange, replace(strange, kind=None)):
+            effects = due(view(ring, loaded=("a",)))
+            assert not any(isinstance(effect, DropKey) for effect in effects), effects
+            assert wanted(view(ring)) == SHARED
+
+
+@CLUSTERS
 def test_the_clusters_key_signs_until_every_node_with_a_place_has_its_own(kind: KeyKind):
     """Back to own keys: a node that has none yet holds the end up; one that finds no place does not."""
     ring = keyring.switch(signing("k", kind), OWN, now=NOW)

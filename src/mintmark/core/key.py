@@ -132,9 +132,15 @@ class Key:
         """Whether the cluster holds it, and not one node."""
         return self.mode is not KeyMode.OWN
 
-    def kind(self) -> KeyKind:
-        """Its mode and its algorithm."""
-        return KeyKind(self.mode, Algorithm(self.alg))
+    def kind(self) -> KeyKind | None:
+        """Its mode and its algorithm; None for an algorithm that this code does not know.
+
+        A row may come from a newer node, or from whoever can write the database: it must stop nobody.
+        """
+        try:
+            return KeyKind(self.mode, Algorithm(self.alg))
+        except ValueError:
+            return None
 
     def needed_until(self) -> NumericDate:
         """Until when it may sign or something may be valid that it signed, unless a lease is renewed."""

@@ -89,7 +89,8 @@ def wanted(view: View) -> KeyKind:
     ring = view.ring
     if ring.kind is not None:
         return ring.kind
-    return view.kind if mixes(ring, view.kind.alg) is None else ring.published()[-1].kind()
+    there = None if mixes(ring, view.kind.alg) is None else ring.published()[-1].kind()
+    return there or view.kind
 
 
 def live_nodes(view: View) -> frozenset[NodeId]:

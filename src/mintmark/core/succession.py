@@ -210,13 +210,30 @@ def _line(view: View, timing: Timing, active: Key | None, prepared: Key | None) 
         # Whoever of the cluster has it takes it further.
         return
     elif prepared.proven_at is not None and now >= prepared.proven_at + timing.lead:
-        if active is None or _must_go(active, ring, kind, timing, now):
+        if (active is None or _must_go(active, ring, kind, timing, now)) and _leaves_nobody(prepared, view):
             yield ActivateKey(prepared.kid, Activation.PROVEN)
     elif not someone_signs(view, timing):
         if prepared.kid in view.served:
             yield ActivateKey(prepared.kid, _unproven_cause(ring, prepared))
     elif prepared.proven_at is None:
         yield ProveKey(prepared.kid)
+
+
+def _leaves_nobody(prepared: Key, view: View) -> bool:
+    """Whether every node that lives and stays can go on with ``prepared``, or loses nothing by it.
+
+    The cluster's first key takes the place of every node's own. A node that cannot open it would sign nothing
+    from then on, and when those that can are gone nobody would. It says so in its heartbeat and sounds the
+    alarm; until that is mended the nodes' own keys go on.
+    """
+    live = live_nodes(view)
+    if not prepared.is_of_cluster() or not any(
+        key.state is KeyState.ACTIVE and not key.is_of_cluster() and key.node in live
+        for key in view.ring.keys
+    ):
+        return True
+    others = (m for m in view.members if m.node in live - {view.node} and not m.is_leaving())
+    return all(prepared.mode in member.modes for member in others)
 
 
 def _preparation(view: View, timing: Timing, active: Key | None) -> Iterable[Effect]:
@@ -257,7 +274,7 @@ def _unwanted(view: View, kind: KeyKind, timing: Timing) -> Iterable[Effect]:
     ring = view.ring
     for key in ring.keys:
         is_mine = key.is_of_cluster() or key.node == view.node
-        if is_mine and key.state is KeyState.PREPARED and key.kind() != kind:
+        if is_mine and key.state is KeyState.PREPARED and key.kind() not in (kind, None):
             yield DropKey(key.kid)
     clusters = ring.held_by_cluster(KeyState.ACTIVE)
     if clusters is None:
@@ -287,7 +304,7 @@ def _is_asked_for(active: Key, ring: Ring, kind: KeyKind) -> bool:
     asked = ring.rotate_requested_at
     if asked is not None and active.activated_at is not None and active.activated_at <= asked:
         return True
-    return active.kind() != kind
+    return active.kind() not in (kind, None)
 
 
 def prepare_at(active: Key, timing: Timing) -> NumericDate:

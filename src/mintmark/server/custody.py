@@ -124,12 +124,13 @@ class Custody:
 
     async def _load(self, key: Key) -> None:
         now = self._clock.monotonic()
-        if now - self._failed_at.get(key.kid, float("-inf")) < _TRY_EVERY:
+        kind = key.kind()
+        if kind is None or now - self._failed_at.get(key.kid, float("-inf")) < _TRY_EVERY:
             return
         loading = self._signer.load(
             kid=key.kid,
             issuer=self._issuer,
-            alg=key.kind().alg,
+            alg=kind.alg,
             typs=_TYPS,
             mode=key.mode,
             sealed=key.sealed,
@@ -142,7 +143,7 @@ class Custody:
             if not isinstance(error, SignerRefused) and key.mode is not KeyMode.HSM:
                 raise
             self._failed_at[key.kid] = now
-            self._alarms.sound(EventName.KEY_UNLOADABLE, key.kid, kind=str(key.kind()), reason=str(error))
+            self._alarms.sound(EventName.KEY_UNLOADABLE, key.kid, kind=str(kind), reason=str(error))
         else:
             self._failed_at.pop(key.kid, None)
             self._held[key.kid] = key.mode
@@ -214,18 +215,17 @@ class Custody:
         if now - self._resealed_at < _RESEAL_EVERY:
             return None
         for key in ring.keys:
-            if key.sealed is None or key.kid not in self._held:
+            kind = key.kind()
+            if key.sealed is None or kind is None or key.kid not in self._held:
                 continue
             self._resealed_at = now
             try:
                 sealed = await self._signer.reseal(
-                    kid=key.kid, issuer=self._issuer, alg=key.kind().alg, sealed=key.sealed
+                    kid=key.kid, issuer=self._issuer, alg=kind.alg, sealed=key.sealed
                 )
             except SignerRefused as refused:
                 # It signs on, and would be lost to this node at its next start.
-                self._alarms.sound(
-                    EventName.KEY_UNLOADABLE, key.kid, kind=str(key.kind()), reason=str(refused)
-                )
+                self._alarms.sound(EventName.KEY_UNLOADABLE, key.kid, kind=str(kind), reason=str(refused))
             else:
                 if sealed is not None:
                     return key.kid, sealed
