@@ -184,6 +184,49 @@ async def test_answer_that_is_not_what_was_asked_is_no_answer(world: Town, lie: 
     assert jws.parse(token).payload == payload
 
 
+async def test_one_refusal_denies_nothing(world: Town):
+    """A peer that was taken over refuses what is due: the next one is asked, and signs."""
+    bad, good = await world.join("bad", key=True), await world.join("good", key=True)
+    new = await world.join("new")
+    await bad.deafen()
+    await bad.listen(service=RecordingService(refuse=PeerRefusal.NOT_LIVE))
+    await world.look()
+    token = await new.peers.sign(bad.kid, "at+jwt", await payload_of(new))
+    assert jws.parse(token).header.kid == good.kid
+
+
+async def test_second_refusal_is_believed(world: Town):
+    """What two peers refuse a third is not asked for, and with one peer its refusal is the answer."""
+    nodes = [await world.join(name, key=True) for name in ("one", "two", "three")]
+    new = await world.join("new")
+    services = [RecordingService(refuse=PeerRefusal.NOT_LIVE) for _ in nodes]
+    for node, service in zip(nodes, services, strict=True):
+        await node.deafen()
+        await node.listen(service=service)
+    await world.look()
+    for asked in (2, 1):
+        with pytest.raises(PeerRefused) as refused:
+            await new.peers.sign(nodes[0].kid, "at+jwt", b"{}")
+        assert refused.value.reason is PeerRefusal.NOT_LIVE
+        assert sum(len(service.asked) for service in services) == asked
+        for service in services:
+            service.asked.clear()
+        for node in nodes[1:]:
+            await node.deafen()
+            node.address = ""
+        await world.look()
+
+
+async def test_node_without_a_listener_is_not_asked(world: Town):
+    """``cluster_listen = "off"``: its key is of use to itself alone, and its silence is no news."""
+    quiet, new = await world.join("quiet", key=True, listens=False), await world.join("new")
+    await world.look()
+    assert new.peers.members(quiet.kid) == ()
+    with pytest.raises(NotReady):
+        await new.peers.sign(quiet.kid, "at+jwt", b"{}")
+    assert new.audit.counts[EventName.PEER_FAILED] == 0
+
+
 async def test_node_that_is_back_is_asked_again(world: Town):
     """A listener that was cut off and returns serves again, on the same address or a new one."""
     old, new = await world.join("old", key=True), await world.join("new")

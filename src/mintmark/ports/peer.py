@@ -28,7 +28,8 @@ from mintmark.ports.signer import Signer
 from mintmark.units import Issuer
 
 PASSING: Final = frozenset({PeerRefusal.BUSY, PeerRefusal.NOT_READY, PeerRefusal.STRANGER})
-"""Refusals that are about one node: another one may well sign. The others would be repeated by all."""
+"""Refusals that are about one node: another one may well sign. The others would be repeated by all
+that are honest."""
 
 
 class PeerUnavailable(SignerUnavailable):

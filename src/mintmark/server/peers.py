@@ -69,7 +69,10 @@ class Peers:
         live = [
             member
             for member in self._ring.view.members
-            if member.node != self._node and member.certificate and member.is_live(store_now)
+            if member.node != self._node
+            and member.address
+            and member.certificate
+            and member.is_live(store_now)
         ]
         able = dict.fromkeys(member for key in keys for member in live if can_sign(member, key))
         return tuple(sorted(able, key=lambda member: self._avoided.get(member.node, now) > now))
@@ -94,11 +97,16 @@ class Peers:
     # --- asking one after the other ------------------------------------------------------------------
 
     async def _first(self, members: Iterable[Member], ask: Callable[[Member], Coroutine[Any, Any, T]]) -> T:
-        """The first answer of ``members``; each is asked when the one before has failed, or is late."""
+        """The first answer of ``members``; each is asked when the one before has failed, or is late.
+
+        A refusal that every node would repeat is believed once two say it: one that was taken over must not
+        deny what others would sign, and what is not due must not be asked of all.
+        """
         deadline = self._clock.monotonic() + PATIENCE
         waiting = deque(members)
         asking: dict[asyncio.Task[T], Member] = {}
         failed: Unavailable = NotReady("no other node can sign now")
+        is_refused = False
         try:
             while waiting or asking:
                 left = deadline - self._clock.monotonic()
@@ -114,6 +122,10 @@ class Peers:
                         self._avoided.pop(member.node, None)
                         return task.result()
                     failed = self._failure(member, error)
+                    if isinstance(failed, PeerRefused) and failed.reason not in PASSING:
+                        if is_refused:
+                            raise failed
+                        is_refused = True
                 if not done:
                     for member in asking.values():
                         self._avoid(member, "it did not answer in time")
@@ -135,10 +147,8 @@ class Peers:
         return {task for task in tasks if task.done()}
 
     def _failure(self, member: Member, error: BaseException) -> Unavailable:
-        """What to raise if nobody else signs; raises it where everybody would say the same."""
+        """What to raise if nobody else signs; raises what is a defect of this node."""
         match error:
-            case PeerRefused(reason=reason) if reason not in PASSING:
-                raise error
             case PeerRefused():
                 return error
             case Unavailable():
