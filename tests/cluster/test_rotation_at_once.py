@@ -27,7 +27,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(params=[("sqlite", 4), ("postgresql", 10)], ids=lambda param: f"{param[0]}-{param[1]}")
+@pytest.fixture(params=[("sqlite", 4), ("postgresql", 6)], ids=lambda param: f"{param[0]}-{param[1]}")
 def cluster(request, tmp_path) -> Iterator[RunningCluster]:
     """Nodes that are ready, on a store that each of them reaches by itself."""
     store, count = request.param
