@@ -15,6 +15,8 @@ from mintmark.server.signing import Signing
 from mintmark.units import Kid, NodeId
 
 _PATIENCE: Final = 1.0
+_ASK_PEERS_EVERY: Final = 0.5
+"""Seconds for which what other nodes answered is good."""
 _PROBE: Final = Kid("ready")
 """A name that no key has: a signer that refuses it is there, and has signed nothing."""
 
@@ -55,8 +57,8 @@ class Health:
         self._feed = feed
         self._signer = signer
         self._signing = Signing(node=node, ring=ring, signer=signer)
-        self._peers = peers
         self._patience = Deadline(clock, _PATIENCE, _too_late)
+        self._peers = None if peers is None else _PeerProbe(peers, clock=clock, patience=self._patience)
         self._leaving = False
 
     def leave(self) -> None:
@@ -114,17 +116,44 @@ class Health:
         """Whether another node would sign; not asked where this one has keys of its own alone."""
         if self._peers is None or self._has_own_key():
             return False
-        try:
-            await self._patience.hold(self._peers.probe())
-        except Unavailable:
-            return False
-        return True
+        return await self._peers.outcome()
 
     def _has_own_key(self) -> bool:
         try:
             return any(not key.is_of_cluster() for key in self._signing.candidates())
         except NotReady:
             return False
+
+
+class _PeerProbe:
+    """Whether another node would sign, asked once for all who want to know it at about the same time.
+
+    Anybody may ask whether this node is ready. A probe for each of them would use up what other nodes answer
+    this one, and then they would sign nothing for it either.
+    """
+
+    def __init__(self, peers: PeerSigner, *, clock: Clock, patience: Deadline) -> None:
+        self._peers = peers
+        self._clock = clock
+        self._patience = patience
+        self._asking: asyncio.Task[bool] | None = None
+        self._good_until = 0.0
+
+    async def outcome(self) -> bool:
+        """Whether one would, as of half a second ago at the most."""
+        if self._asking is None or (self._asking.done() and self._clock.monotonic() >= self._good_until):
+            self._asking = asyncio.create_task(self._ask())
+        # Whoever hangs up takes the answer from nobody else.
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> bool:
+        try:
+            await self._patience.hold(self._peers.probe())
+        except Unavailable:
+            return False
+        finally:
+            self._good_until = self._clock.monotonic() + _ASK_PEERS_EVERY
+        return True
 
 
 class _Signer(Enum):
