@@ -1,18 +1,24 @@
 """Ten nodes that start in one moment, on an empty store and on one that dead nodes have left (F07)."""
 
+import contextlib
 import time
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from tests.cluster.cluster import PATIENCE, RunningCluster, running_cluster
+from tests.cluster.inside import opened
 from tests.cluster.running import RunningNode, until
 
-from mintmark import Verifier
+from mintmark import Verifier, VerifierUnavailable
+from mintmark.core.key import Activation
+from mintmark.core.keyring import LIVE_FOR
 
 NODES = 10
 SIGNERS = 8
 """The default of the setting: the slots that ten nodes compete for."""
+GIVEN_UP = ("key.lapsed", "key.dropped", "key.retired")
 SETTINGS = {
     # Twenty processes make keys at once.
     "algorithm": "ES256",
@@ -48,7 +54,7 @@ def test_ten_nodes_at_once_become_one_cluster_and_again_after_a_power_cut(tmp_pa
         after = cluster.asked(lambda: cluster.refresh(before["refresh_token"]), 200).json()
         with Verifier(cluster.issuer, audience="orders") as verifier:
             until(verifier.ready, "the verifier has keys and revocations")
-            assert verifier.verify(before["access_token"]).rid == verifier.verify(after["access_token"]).rid
+            assert _rid(verifier, before["access_token"]) == _rid(verifier, after["access_token"])
         _until_one_cluster(cluster, told=told)
         _tell("power cut", cluster, told, first, time.monotonic() - began)
 
@@ -67,7 +73,9 @@ def _tell(what: str, cluster: RunningCluster, told: list[dict[str, Any]], first:
 def _until_one_cluster(cluster: RunningCluster, *, told: list[dict[str, Any]]) -> None:
     """Wait until all are ready and every slot has a signer; see that it took one bootstrap and lost no key.
 
-    ``told`` is what was logged before these nodes started.
+    ``told`` is what was logged before these nodes started. Processes on a machine that stands still may see
+    more than one bootstrap: rightly so where all that the others can know of a signer is that it is silent.
+    What no delay excuses is a bootstrap beside one that was activated while it counts as alive.
     """
 
     def happened(name: str) -> list[dict[str, Any]]:
@@ -79,19 +87,37 @@ def _until_one_cluster(cluster: RunningCluster, *, told: list[dict[str, Any]]) -
         return answering and len(happened("key.activated")) >= SIGNERS
 
     until(ready, f"{NODES} nodes are ready and {SIGNERS} sign", patience=PATIENCE, log=cluster.tail)
-    activated = happened("key.activated")
-    assert [event["cause"] for event in activated].count("bootstrap") == 1
-    assert activated[0]["cause"] == "bootstrap", "nobody waits for a lead before anybody signs"
-    assert {event["cause"] for event in activated} == {"bootstrap", "proven"}
+    kids = {event["kid"] for event in happened("key.activated")}
+    with opened(cluster.nodes[0].config) as inside:
+        ring = inside.ring().ring
+    # By the store's clock, which is what nodes decide by; their logs may be written late.
+    began = [(key.activated_at or 0, key.activation) for key in ring.keys if key.kid in kids]
+    first, *later = sorted(at for at, activation in began if activation is Activation.BOOTSTRAP)
+    assert first == min(at for at, _ in began), "nobody waits for a lead before anybody signs"
+    assert {activation for _, activation in began} == {Activation.BOOTSTRAP, Activation.PROVEN}
+    print(f"{1 + len(later)} bootstraps")
+    assert all(after >= before + LIVE_FOR for before, after in pairwise([first, *later])), (first, later)
 
     def lost() -> set[str]:
         """What was made and not given up, and is not in every node's set."""
-        given_up = {event["kid"] for name in ("key.lapsed", "key.retired") for event in happened(name)}
+        given_up = {event["kid"] for name in GIVEN_UP for event in happened(name)}
         made = {event["kid"] for event in happened("key.prepared")} - given_up
         return {kid for node in cluster.nodes for kid in made - _kids(node)}
 
-    until(lambda: not lost(), "every node serves every key", log=cluster.tail)
+    until(lambda: not lost(), "every node serves every key", patience=PATIENCE, log=cluster.tail)
 
 
 def _kids(node: RunningNode) -> set[str]:
-    return {key["kid"] for key in node.http.get("/.well-known/jwks.json").json()["keys"]}
+    answer = node.asked(lambda: node.http.get("/.well-known/jwks.json"), 200)
+    return {key["kid"] for key in answer.json()["keys"]}
+
+
+def _rid(verifier: Verifier, token: str) -> str:
+    """The session of a token, once the verifier can judge it."""
+
+    def judged() -> str:
+        with contextlib.suppress(VerifierUnavailable):
+            return verifier.verify(token).rid or ""
+        return ""
+
+    return until(judged, "the verifier judges the token")
