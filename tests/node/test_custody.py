@@ -123,3 +123,25 @@ def test_variables_that_hold_a_secret_of_the_signer_are_known():
     settings = read({"seal_key": "env:K", "seal_key_previous": "file:/k", **HSM}, {})
     assert secret_variables(settings) == {"K", "PIN"}
     assert secret_variables(read({"algorithm": Algorithm.ES256.value}, {})) == frozenset()
+
+
+async def test_command_sees_no_secret_that_a_variable_holds(tmp_path: Path):
+    """A program that prints one secret is told what it needs to ask for it, and none of the others."""
+    document = {
+        "seal_key": f"command:/bin/sh -c 'env > {tmp_path}/seen; echo {SECRET}'",
+        "seal_key_previous": "env:OLD",
+        "cluster_key": "env:MARK",
+        "cluster_key_also": "env:MARK_OLD",
+        **HSM,
+    }
+    held = ("OLD", "MARK", "MARK_OLD", "PIN")
+    environ = {name: f"canary-{name}" for name in held} | {"VAULT_ADDR": "https://vault.example.com"}
+    async with open_custody(read(document, {}), environ=environ) as custody:
+        assert custody.seal_key is not None
+        # The end of the pipe: all that the command had to say was said.
+        with open(custody.seal_key, "rb", closefd=False) as pipe:  # noqa: ASYNC230
+            printed = await asyncio.to_thread(pipe.read)
+    assert printed.strip() == SECRET.encode()
+    seen = (tmp_path / "seen").read_text()
+    assert "VAULT_ADDR=https://vault.example.com" in seen
+    assert "canary" not in seen

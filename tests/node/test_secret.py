@@ -65,6 +65,24 @@ async def test_marks_are_what_the_settings_say(tmp_path, monkeypatch):
         assert await read_marks(read(dict(document), {}, folder=tmp_path)) == marks
 
 
+async def test_command_of_the_cluster_key_sees_no_secret_that_a_variable_holds(tmp_path, monkeypatch):
+    """Nor does it see its predecessor; what it needs to ask a vault it gets."""
+    monkeypatch.setenv("TWO", _SECRET[::-1])
+    monkeypatch.setenv("SEAL", "canary")
+    monkeypatch.setenv("VAULT_ADDR", "https://vault.example.com")
+    document = {
+        "cluster_key": f"command:/bin/sh -c 'env > {tmp_path}/seen; echo {_SECRET}'",
+        "cluster_key_also": "env:TWO",
+        "seal_key": "env:SEAL",
+    }
+    marks = await read_marks(read(document, {}, folder=tmp_path))
+    assert marks.key == MarkKey.from_bytes(_SECRET.encode())
+    seen = (tmp_path / "seen").read_text()
+    assert "VAULT_ADDR=https://vault.example.com" in seen
+    assert "canary" not in seen
+    assert _SECRET[::-1] not in seen
+
+
 async def test_short_secret_is_refused_and_not_repeated(tmp_path, monkeypatch):
     """What could be guessed is no key."""
     monkeypatch.setenv("SHORT", "hunter2")

@@ -27,18 +27,19 @@ async def open_custody(
     block, where no signer came up because a command failed.
     """
     async with contextlib.AsyncExitStack() as stack:
-        sources = _Sources(stack, os.environ if environ is None else environ)
+        variables = os.environ if environ is None else environ
+        sources = _Sources(stack, variables, for_commands=without_secrets(settings, variables))
         seal_key = await sources.open(settings.seal_key, "seal_key")
         previous = await sources.open(settings.seal_key_previous, "seal_key_previous")
         pin = await sources.open(settings.hsm_pin, "hsm_pin")
         hsm = None
         if settings.hsm_module is not None and settings.hsm_token is not None and pin is not None:
-            variables = [each.partition("=") for each in settings.hsm_environment]
+            wanted = [each.partition("=") for each in settings.hsm_environment]
             hsm = HsmCustody(
                 module=settings.hsm_module,
                 token=settings.hsm_token,
                 pin=pin,
-                environment=tuple((name, value) for name, _, value in variables),
+                environment=tuple((name, value) for name, _, value in wanted),
                 allow=settings.hsm_allow,
             )
         try:
@@ -63,10 +64,28 @@ def secret_variables(settings: Settings) -> frozenset[str]:
     )
 
 
+def without_secrets(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """What of ``environ`` a command gets that prints a secret: not the variables that hold the others."""
+    clusters = (settings.cluster_key, settings.cluster_key_also)
+    withheld = secret_variables(settings) | {
+        source.target
+        for source in clusters
+        if isinstance(source, SecretSource) and source.form is SecretForm.ENV
+    }
+    return {name: value for name, value in environ.items() if name not in withheld}
+
+
 class _Sources:
-    def __init__(self, stack: contextlib.AsyncExitStack, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        stack: contextlib.AsyncExitStack,
+        environ: Mapping[str, str],
+        *,
+        for_commands: Mapping[str, str],
+    ) -> None:
         self._stack = stack
         self._environ = environ
+        self._for_commands = for_commands
         self._commands: list[tuple[str, SecretSource, Process]] = []
 
     async def open(self, source: SecretSource | None, setting: str) -> int | None:
@@ -119,7 +138,9 @@ class _Sources:
         reading, writing = os.pipe()
         self._closing(reading)
         try:
-            process = await asyncio.create_subprocess_exec(*source.argv, stdin=DEVNULL, stdout=writing)
+            process = await asyncio.create_subprocess_exec(
+                *source.argv, stdin=DEVNULL, stdout=writing, env=self._for_commands
+            )
         finally:
             os.close(writing)
         self._stack.push_async_callback(_end, process)

@@ -9,6 +9,7 @@ from typing import Final
 
 from mintmark.core.mark import MarkKey, Marks
 from mintmark.errors import ConfigurationError
+from mintmark.node.custody import without_secrets
 from mintmark.server.setting import SecretForm, SecretSource
 from mintmark.server.settings import Settings
 
@@ -18,14 +19,19 @@ _PATIENCE: Final = 30.0
 
 
 async def read_secret(
-    source: SecretSource, *, setting: str, environ: Mapping[str, str] | None = None
+    source: SecretSource,
+    *,
+    setting: str,
+    environ: Mapping[str, str] | None = None,
+    for_command: Mapping[str, str] | None = None,
 ) -> bytes:
-    """What is at ``source``, without the newline at its end.
+    """What is at ``source``, without the newline at its end; a command gets ``for_command`` or ``environ``.
 
     Raises ConfigurationError that names the ``setting`` and the source, and repeats nothing of the secret.
     """
+    variables = os.environ if environ is None else environ
     try:
-        found = await _read(source, os.environ if environ is None else environ)
+        found = await _read(source, variables, variables if for_command is None else for_command)
     except KeyError:
         raise ConfigurationError(setting, f"{source}: there is no such variable") from None
     except OSError as error:
@@ -43,28 +49,29 @@ async def read_marks(settings: Settings) -> Marks:
     """What ``cluster_key`` and ``cluster_key_also`` come to; raises ConfigurationError."""
     if settings.cluster_key is None:
         return Marks()
-    key = await _mark_key(settings.cluster_key, "cluster_key")
+    for_command = without_secrets(settings, os.environ)
+    key = await _mark_key(settings.cluster_key, "cluster_key", for_command)
     also = settings.cluster_key_also
     if not isinstance(also, SecretSource):
         return Marks(key=key, unmarked=also is not None)
-    return Marks(key=key, also=(await _mark_key(also, "cluster_key_also"),))
+    return Marks(key=key, also=(await _mark_key(also, "cluster_key_also", for_command),))
 
 
-async def _mark_key(source: SecretSource, setting: str) -> MarkKey:
+async def _mark_key(source: SecretSource, setting: str, for_command: Mapping[str, str]) -> MarkKey:
     try:
-        return MarkKey.from_bytes(await read_secret(source, setting=setting))
+        return MarkKey.from_bytes(await read_secret(source, setting=setting, for_command=for_command))
     except ValueError as error:
         raise ConfigurationError(setting, f"{source}: {error}") from None
 
 
-async def _read(source: SecretSource, environ: Mapping[str, str]) -> bytes:
+async def _read(source: SecretSource, environ: Mapping[str, str], for_command: Mapping[str, str]) -> bytes:
     match source.form:
         case SecretForm.FILE:
             return await asyncio.to_thread(_read_file, Path(source.target))
         case SecretForm.ENV:
             return os.fsencode(environ[source.target])
         case SecretForm.COMMAND:
-            return await _run(source.argv)
+            return await _run(source.argv, for_command)
 
 
 def _read_file(path: Path) -> bytes:
@@ -72,9 +79,9 @@ def _read_file(path: Path) -> bytes:
         return file.read(_MAX_BYTES + 3)
 
 
-async def _run(argv: tuple[str, ...]) -> bytes:
+async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> bytes:
     # What it says of itself goes where our own messages go; what it prints is the secret.
-    process = await asyncio.create_subprocess_exec(*argv, stdin=DEVNULL, stdout=PIPE)
+    process = await asyncio.create_subprocess_exec(*argv, stdin=DEVNULL, stdout=PIPE, env=environ)
     try:
         async with asyncio.timeout(_PATIENCE):
             printed, _ = await process.communicate()
