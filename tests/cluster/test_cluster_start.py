@@ -34,7 +34,8 @@ SETTINGS = {
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("store_url", ["sqlite", "sqlite", "postgresql"], indirect=True)  # noqa: PT014 - rounds
 def test_ten_nodes_at_once_become_one_cluster_and_again_after_a_power_cut(tmp_path, store_url):
-    """One schema, one bootstrap and no lost key; dead nodes' rows and leases keep nobody from answering."""
+    """One schema, no bootstrap beside a live signer, and no lost key; dead nodes' rows and leases keep nobody
+    from answering."""
     with running_cluster(tmp_path, store=store_url, nodes=NODES, settings=SETTINGS, start=False) as cluster:
         began = time.monotonic()
         cluster.start()
@@ -71,7 +72,7 @@ def _tell(what: str, cluster: RunningCluster, told: list[dict[str, Any]], first:
 
 
 def _until_one_cluster(cluster: RunningCluster, *, told: list[dict[str, Any]]) -> None:
-    """Wait until all are ready and every slot has a signer; see that it took one bootstrap and lost no key.
+    """Wait until all are ready and every slot has a signer; see who began, and that no key was lost.
 
     ``told`` is what was logged before these nodes started. Processes on a machine that stands still may see
     more than one bootstrap: rightly so where all that the others can know of a signer is that it is silent.
