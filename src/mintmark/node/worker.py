@@ -34,11 +34,14 @@ from mintmark.server.setting import PEER
 from mintmark.signer.client import SignerClient
 from mintmark.signer.hardening import Profile, harden
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from mintmark.units import Seconds
 
 DRAIN: Final = 10
 """Seconds that requests under way get when the worker leaves."""
 _ATTEMPTS: Final = 20
 """Attempts to open the store, which are cheaper than another process."""
+_ELSEWHERE_TIMEOUT: Final = Seconds(2)
+"""For control to ask other nodes, which it does for 1.8 seconds; the rest is for the way there and back."""
 _FOLLOWERS: Final = 10_000
 _KEEP_ALIVE: Final = 75
 
@@ -127,7 +130,7 @@ async def _services(
         open_passwords(settings) as passwords,
     ):
         signer = SignerClient(signing, clock=SYSTEM_CLOCK)
-        others = SignerClient(elsewhere, clock=SYSTEM_CLOCK)
+        others = SignerClient(elsewhere, clock=SYSTEM_CLOCK, timeout=_ELSEWHERE_TIMEOUT)
         try:
             yield tuple(
                 compose(
