@@ -81,6 +81,10 @@ class Scene:
         stopped, self.stopped = self.stopped, []
         go_on(stopped)
 
+    def each_signs(self) -> bool:
+        """Whether no node mints through another one."""
+        return len({kid_of(log_in(node)["access_token"]) for node in self.nodes}) == len(self.nodes)
+
     def mint_with(self, http: httpx2.Client) -> httpx2.Response:
         """A token for the confidential client."""
         return http.post("/token", data={"grant_type": "client_credentials"}, auth=("robot", self.secret))
@@ -154,8 +158,11 @@ def shared(request, tmp_path_factory) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def scene(shared) -> Iterator[Scene]:
+def scene(shared, pool) -> Iterator[Scene]:
+    """The cluster, each node with a key of its own; ``pool`` ends after what was stopped goes on."""
     shared.cluster.until_ready()
+    # A node that mints through another one is ready as well, and a stop of it would stop nothing.
+    until(shared.each_signs, "each node signs with its own key", patience=PATIENCE)
     yield shared
     shared.go_on()
     print(f"found inside a commit when they were to be stopped, so far: {shared.inside_commits}")
