@@ -151,8 +151,7 @@ def test_a_client_that_cannot_be_made_is_a_failed_attempt(issuer, follow, clock,
                 verifier.verify(issuer.mint())
             assert refused.value.code == "keys_cold"
     assert len(made) <= 6
-    clock.advance(60)
-    recorder.wait_for(EventName.KEYSET_LOADED)
+    recorder.pass_until(clock, EventName.KEYSET_LOADED)
     assert verifier.verify(issuer.mint()).sub == "usr_1"
 
 
