@@ -9,6 +9,7 @@ Nothing here reads, waits or looks at a clock: messages and moments come in, kno
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Final, TypeAlias
@@ -90,7 +91,7 @@ class Page:
 
     cursor: str
     complete: bool
-    events: tuple[RevocationEvent, ...]
+    events: Sequence[RevocationEvent]
     ignored: int
     at: NumericDate
 
