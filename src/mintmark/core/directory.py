@@ -27,6 +27,8 @@ class User:
     created_at: NumericDate
     password_changed_at: NumericDate
     disabled_at: NumericDate | None = None
+    locked_until: NumericDate | None = None
+    """Until then nothing is minted in the user's name; unlike one who is disabled, he keeps his sessions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -45,6 +47,17 @@ class Client:
     first_party: bool
     """Whether it may send a user's password to ``/v1/sessions``."""
     created_at: NumericDate
+    rotates_refresh: bool = True
+    """Whether a refresh gives another refresh token; FAPI 2.0 s.5.3.2.1 has none of it as a routine."""
+    origins: tuple[str, ...] = ()
+    """The web origins (RFC 6454 s.6.2) whose pages may keep this client's sessions in a cookie."""
+    serves: tuple[str, ...] = ()
+    """The audiences that it is the resource server of: it may introspect their tokens (RFC 7662 s.4)."""
+    backchannel_logout_uri: str | None = None
+    """Where it wants to be told of ended sessions (OIDC Back-Channel Logout 1.0 s.2.2)."""
+    not_before: NumericDate = NumericDate(0)
+    """Its tokens with an ``iat`` up to here are revoked, so none may be minted; by an event of its own or of
+    the whole issuer, whichever is later. The store alone sets it."""
 
 
 def normalize_username(text: str) -> str:

@@ -28,6 +28,10 @@ PREFIX: Final = "mmr_"
 FIRST: Final = 0
 """The generation of the token that a login gives."""
 
+MAX_DEVICE: Final = 200
+MAX_ADDRESS: Final = 45
+"""Characters of an address: an IPv6 address with an IPv4 one at its end."""
+
 _RID_BYTES: Final = 16
 _GENERATION_BYTES: Final = 4
 _LAST: Final = 2 ** (8 * _GENERATION_BYTES) - 1
@@ -99,6 +103,12 @@ class Session:
     created_at: NumericDate
     idle_until: NumericDate
     expires_at: NumericDate
+    used_at: NumericDate
+    """When a token of it was last asked for."""
+    device: str = ""
+    """What its last user agent calls itself, cut to printable text: shown to its owner, and no evidence."""
+    address: str = ""
+    """Where it was last used from."""
     public_key: bytes
     generation: int
     sealed: bytes
@@ -127,6 +137,8 @@ class SessionStart:
     scope: tuple[str, ...]
     audience: tuple[str, ...]
     amr: tuple[str, ...] = ("pwd",)
+    device: str = ""
+    address: str = ""
 
 
 # --- what a redemption comes to ------------------------------------------------------------------
@@ -199,6 +211,9 @@ def start(
         created_at=now,
         idle_until=NumericDate(now + min(timing.session_idle, timing.session_ttl)),
         expires_at=NumericDate(now + timing.session_ttl),
+        used_at=now,
+        device=shown_device(begin.device),
+        address=begin.address[:MAX_ADDRESS],
         public_key=private.public_key().public_bytes_raw(),
         generation=FIRST,
         sealed=_seal(seed, token, cluster_key),
@@ -259,6 +274,17 @@ def covering(session: Session, *, exp: NumericDate, kid: Kid) -> Session:
     return replace(session, last_exp=max(session.last_exp, exp), last_kid=kid)
 
 
+def seen(redeem: Redeem, *, device: str, address: str) -> Redeem:
+    """``redeem`` with who asked for it noted in the row."""
+    after = replace(redeem.after, device=shown_device(device), address=address[:MAX_ADDRESS])
+    return replace(redeem, after=after)
+
+
+def shown_device(user_agent: str) -> str:
+    """A User-Agent header as it is kept: at most ``MAX_DEVICE`` printable ASCII characters, or none."""
+    return "".join(c for c in user_agent if " " <= c <= "~").strip()[:MAX_DEVICE]
+
+
 def with_access_token(redeem: Redeem, *, exp: NumericDate, kid: Kid) -> Redeem:
     """``redeem`` with the access token that will go with it noted in the row."""
     return replace(redeem, after=covering(redeem.after, exp=exp, kid=kid))
@@ -284,6 +310,7 @@ def _succeed(
         parent=token.generation,
         parent_sealed=session.parent_sealed if again else session.sealed,
         parent_spent_at=session.parent_spent_at if again else now,
+        used_at=now,
         idle_until=_idle_until(session, timing, now),
         version=session.version + 1,
     )
@@ -298,6 +325,7 @@ def _repeat(
     after = replace(
         session,
         presented=session.presented or first_sight,
+        used_at=now,
         idle_until=_idle_until(session, timing, now),
         version=session.version + first_sight,
     )

@@ -97,6 +97,7 @@ class SqlDirectory:
             "created_at": user.created_at,
             "password_changed_at": user.password_changed_at,
             "disabled_at": user.disabled_at,
+            "locked_until": user.locked_until,
         }
         try:
             await self._database.write(lambda c: c.execute(insert(users), row).rowcount, single=True)
@@ -152,6 +153,10 @@ class SqlDirectory:
             "scopes": encode_list(client.scopes),
             "first_party": client.first_party,
             "created_at": client.created_at,
+            "rotates_refresh": client.rotates_refresh,
+            "origins": encode_list(client.origins),
+            "serves": encode_list(client.serves),
+            "backchannel_logout_uri": client.backchannel_logout_uri,
         }
         try:
             await self._database.write(lambda c: c.execute(insert(clients), row).rowcount, single=True)
@@ -199,5 +204,12 @@ def _user(row: RowMapping) -> User:
 
 
 def _client(row: RowMapping) -> Client:
-    lists = ("grant_types", "audiences", "scopes")
-    return Client(**{**row, **{name: decode_list(row[name]) for name in lists}})
+    values = dict(row)
+    for name in ("grant_types", "audiences", "scopes"):
+        values[name] = decode_list(values[name])
+    # Empty where code of an earlier revision wrote the row.
+    for name in ("origins", "serves"):
+        values[name] = () if values[name] is None else decode_list(values[name])
+    values["rotates_refresh"] = values["rotates_refresh"] is not False
+    values["not_before"] = values["not_before"] or 0
+    return Client(**values)

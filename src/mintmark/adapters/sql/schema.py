@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The newest migration that this code knows; revisions are numbered, so text order is their order."""
 
 METADATA: Final = MetaData(
@@ -140,6 +140,9 @@ sessions: Final = Table(
     Column("version", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("end_cause", Text),
+    Column("used_at", BigInteger),
+    Column("device", Text),
+    Column("address", Text),
     PrimaryKeyConstraint("issuer", "rid"),
     Index(None, "issuer", "sub"),
     Index(None, "issuer", "client_id"),
@@ -153,6 +156,9 @@ log_heads: Final = Table(
     Column("seq", BigInteger, nullable=False),
     Column("mark", LargeBinary, nullable=False),
     Column("genesis", LargeBinary, nullable=False),
+    # What was revoked by time: tokens with an `iat`, and sessions with a `created_at`, up to here.
+    Column("tokens_floor", BigInteger),
+    Column("sessions_floor", BigInteger),
     PrimaryKeyConstraint("issuer"),
 )
 
@@ -174,6 +180,39 @@ log_entries: Final = Table(
     sqlite_with_rowid=False,
 )
 
+# Single tokens that were revoked, for as long as their events live: to count them, and to find one.
+revoked_tokens: Final = Table(
+    "revoked_tokens",
+    METADATA,
+    Column("issuer", Text, nullable=False),
+    Column("jti", Text, nullable=False),
+    Column("rid", Text),
+    Column("client_id", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("issuer", "jti"),
+    Index(None, "issuer", "rid"),
+    Index(None, "issuer", "client_id"),
+    Index(None, "issuer", "expires_at"),
+)
+
+# Ended sessions whose clients are still to be told (OIDC Back-Channel Logout).
+logout_notices: Final = Table(
+    "logout_notices",
+    METADATA,
+    Column("issuer", Text, nullable=False),
+    Column("rid", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("sub", Text, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("claimed_by", Text),
+    Column("claimed_until", BigInteger),
+    Column("expires_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("issuer", "rid"),
+    Index(None, "issuer", "client_id", "ended_at"),
+)
+
 users: Final = Table(
     "users",
     METADATA,
@@ -185,6 +224,7 @@ users: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("password_changed_at", BigInteger, nullable=False),
     Column("disabled_at", BigInteger),
+    Column("locked_until", BigInteger),
     PrimaryKeyConstraint("issuer", "sub"),
     UniqueConstraint("issuer", "username"),
 )
@@ -201,5 +241,10 @@ clients: Final = Table(
     Column("scopes", Text, nullable=False),
     Column("first_party", Boolean(create_constraint=False), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("rotates_refresh", Boolean(create_constraint=False)),
+    Column("origins", Text),
+    Column("serves", Text),
+    Column("backchannel_logout_uri", Text),
+    Column("not_before", BigInteger),
     PrimaryKeyConstraint("issuer", "client_id"),
 )

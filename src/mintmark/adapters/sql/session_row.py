@@ -35,6 +35,9 @@ def row_of(session: Session) -> Mapping[str, Any]:
         "version": session.version,
         "ended_at": session.ended_at,
         "end_cause": None if session.end_cause is None else session.end_cause.value,
+        "used_at": session.used_at,
+        "device": session.device,
+        "address": session.address,
     }
 
 
@@ -48,4 +51,8 @@ def session_of(row: Mapping[Any, Any]) -> Session:
             values["end_cause"] = EndCause(values["end_cause"])
         except ValueError:
             raise StoreDamaged("a session ended for a cause that this code does not know") from None
+    # Empty where code of an earlier revision wrote the row; what that refreshes leaves these as they were.
+    values["used_at"] = max(values["used_at"] or 0, values["rotated_at"])
+    for name in ("device", "address"):
+        values[name] = values[name] or ""
     return Session(**values)

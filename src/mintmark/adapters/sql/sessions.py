@@ -73,6 +73,9 @@ def _redeem(now: ColumnElement[int]) -> Any:
             "parent_spent_at",
             "last_kid",
             "version",
+            "used_at",
+            "device",
+            "address",
         )
     }
     return (
@@ -217,6 +220,9 @@ class SessionRows:
             "new_parent_spent_at": after.parent_spent_at,
             "new_last_kid": after.last_kid,
             "new_version": after.version,
+            "new_used_at": after.used_at,
+            "new_device": after.device,
+            "new_address": after.address,
             "new_idle_until": after.idle_until,
             "new_last_exp": after.last_exp,
             **self._time.parameters(),
