@@ -1,0 +1,148 @@
+"""Two nodes on one store for tests over HTTP, and what clients ask of them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import httpx2
+from tests.http.surface import PASSWORD, Surface, client, password_hash, surface, user
+
+from mintmark.core import jws, strict_json
+from mintmark.core.events import EventName
+from mintmark.core.sessions import Session
+from mintmark.core.timing import Timing
+from mintmark.ports.revocations import CursorGone
+from mintmark.testing.conformance.rig import Rig
+from mintmark.testing.faults import Faults
+from mintmark.units import ClientId, Rid, Seconds, Sub
+
+# A lease that nobody renews here lasts for as long as the time that passes.
+TIMING: Final = replace(Timing(), lease=Seconds(2_000 * 86_400))
+GRACE: Final = TIMING.refresh_grace + 1
+RETRY: Final = TIMING.refresh_retry
+JSON: Final = "json"
+FORM: Final = "form"
+OK: Final = (200, None)
+REFUSED: Final = (400, "invalid_grant")
+
+
+@dataclass
+class Someone:
+    """A user, the client at which he logs in, and the tokens of his session."""
+
+    sub: Sub
+    username: str
+    client_id: ClientId
+    rid: Rid
+    refresh_token: str
+    access_token: str
+
+
+@dataclass
+class Pair:
+    """Two nodes on one store; ``faults`` are those of the first one's store."""
+
+    rig: Rig
+    faults: Faults
+    one: Surface
+    other: Surface
+
+    @property
+    def nodes(self) -> tuple[Surface, Surface]:
+        return self.one, self.other
+
+    async def pass_time(self, span: int) -> None:
+        """``span`` seconds later; each node has read the ring since."""
+        self.rig.clock.advance(span)
+        for node in self.nodes:
+            await node.services.ring.refresh()
+
+    async def someone(self, *, scope: str | None = None, **client_changes: Any) -> Someone:
+        """A new user, logged in at a new public client."""
+        name = self.rig.entropy.token_bytes(6).hex()
+        directory = self.rig.store.directory
+        await directory.add_user(user(password_hash(), name=name))
+        await directory.add_client(client(f"client-{name}", **client_changes))
+        return await self.log_in(Sub(f"usr_{name}"), name, ClientId(f"client-{name}"), scope=scope)
+
+    async def log_in(
+        self, sub: Sub, username: str, client_id: ClientId, *, scope: str | None = None, **more: str
+    ) -> Someone:
+        """The user again, with another session."""
+        body = {"username": username, "password": PASSWORD, "client_id": client_id} | more
+        answer = await self.one.http.post("/v1/sessions", json=body | ({"scope": scope} if scope else {}))
+        assert answer.status_code == 201, answer.text
+        tokens = answer.json()
+        return Someone(
+            sub, username, client_id, tokens["rid"], tokens["refresh_token"], tokens["access_token"]
+        )
+
+    async def row(self, who: Someone) -> Session:
+        """The row of a session."""
+        found = (await self.rig.store.sessions.read(self.one.issuer, who.rid)).session
+        assert found is not None
+        return found
+
+    def counted(self, name: EventName) -> int:
+        """How often both nodes together have reported an event so far."""
+        return sum(node.services.audit.counts[name] for node in self.nodes)
+
+    async def ends(self, who: Someone) -> list[tuple[str, int]]:
+        """The causes under which the log has this session, and until when it is denied."""
+        page = await self.rig.store.revocations.read(self.one.issuer, None, limit=10_000)
+        assert not isinstance(page, CursorGone)
+        return [(e.cause, e.event.expires_at) for e in page.entries if e.event.value == who.rid]
+
+    async def check_stolen(self, who: Someone, *tokens: str) -> None:
+        """The session is over everywhere, and that was told once."""
+        await self.check_refused(who, *tokens)
+        assert [cause for cause, _ in await self.ends(who)] == ["theft"]
+
+    async def check_refused(self, who: Someone, *tokens: str) -> None:
+        """Neither node answers any of ``tokens`` with more than a refusal."""
+        for node in self.nodes:
+            for token in tokens:
+                assert outcome(await refresh(node, who, token)) == REFUSED
+
+
+@asynccontextmanager
+async def pair_on(rig: Rig, *, beside: Surface | None = None, **changes: Any) -> AsyncIterator[Pair]:
+    """Two nodes on the rig's data, each with a store of its own on it; they may stand ``beside`` others."""
+    faults = Faults(clock=rig.clock)
+    shared: dict[str, Any] = {"clock": rig.clock, "timing": TIMING} | changes
+    async with (
+        surface(store=rig.closed(), faults=faults, beside=beside, **shared) as one,
+        surface(store=rig.closed(), beside=one, **shared) as other,
+    ):
+        yield Pair(rig, faults, one, other)
+
+
+async def refresh(
+    node: Surface, who: Someone, token: str, *, form: str = FORM, **more: str
+) -> httpx2.Response:
+    """What a node answers to a refresh, at one of the two paths that there are."""
+    given = {"refresh_token": token, "client_id": who.client_id} | more
+    if form == FORM:
+        return await node.http.post("/token", data={"grant_type": "refresh_token"} | given)
+    return await node.http.post("/v1/sessions/refresh", json=given)
+
+
+async def refreshed(node: Surface, who: Someone, token: str, **how: str) -> str:
+    """The refresh token in the answer."""
+    answer = await refresh(node, who, token, **how)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["refresh_token"])
+
+
+def outcome(answer: httpx2.Response) -> tuple[int, str | None]:
+    """The status, and the error where there is one."""
+    body = answer.json()
+    return answer.status_code, body.get("error", body.get("code"))
+
+
+def claims_of(access_token: str) -> dict[str, Any]:
+    """The payload of an access token, unverified."""
+    claims = strict_json.decode(jws.parse(access_token).payload)
+    assert isinstance(claims, dict)
+    return claims
