@@ -1,13 +1,17 @@
 """The adapters that run the suites of their ports: one line each, in ``STORES`` and ``BUSES``."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import make_url
+from tests.adapters.wakeups import listening
 
+from mintmark.adapters.line import LineBus
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus, MemoryHub
 from mintmark.adapters.postgres_bus import PostgresBus
@@ -85,33 +89,44 @@ async def store_rig(name: str, folder: Path, fixture: Fixture) -> AsyncIterator[
             await store.close()
 
 
-async def memory_bus(
-    clock: FakeClock, folder: Path, fixture: Fixture
-) -> tuple[Callable[[], Bus], Callable[[], None]]:
-    """Buses of one hub; it cannot break."""
+@dataclass(frozen=True, slots=True)
+class Buses:
+    """How to make buses of one cluster, and to break what they run on."""
+
+    make: Callable[[], Bus]
+    breakdown: Callable[[], None] = lambda: None
+    mend: Callable[[], None] | None = None
+    """None for a bus that cannot break."""
+
+
+async def memory_bus(clock: FakeClock, folder: Path, fixture: Fixture) -> Buses:
+    """Buses of one hub."""
     hub = MemoryHub()
-    return lambda: MemoryBus(clock=clock, hub=hub), lambda: None
+    return Buses(lambda: MemoryBus(clock=clock, hub=hub))
 
 
-async def sqlite_bus(
-    clock: FakeClock, folder: Path, fixture: Fixture
-) -> tuple[Callable[[], Bus], Callable[[], None]]:
+async def sqlite_bus(clock: FakeClock, folder: Path, fixture: Fixture) -> Buses:
     """Buses on one file, which vanishes when they break."""
     path = folder / "store.db"
     store = SqliteStore(path, clock=clock, entropy=SYSTEM_ENTROPY)
     await store.open()
     await store.close()
 
+    kept = path.read_bytes()
+
     def breakdown() -> None:
         for file in folder.iterdir():
             file.write_bytes(b"no database" * 1_000)
 
-    return lambda: SqliteBus(path, clock=clock), breakdown
+    def mend() -> None:
+        for file in folder.iterdir():
+            file.unlink()
+        path.write_bytes(kept)
+
+    return Buses(lambda: SqliteBus(path, clock=clock), breakdown, mend)
 
 
-async def postgresql_bus(
-    clock: FakeClock, folder: Path, fixture: Fixture
-) -> tuple[Callable[[], Bus], Callable[[], None]]:
+async def postgresql_bus(clock: FakeClock, folder: Path, fixture: Fixture) -> Buses:
     """Buses on one database, which ends and refuses all connections when they break."""
     url = make_url(fixture("database"))
     server: PostgresqlServer = fixture("postgresql")
@@ -122,7 +137,17 @@ async def postgresql_bus(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{url.database}'"
         )
 
-    return lambda: PostgresBus(url, clock=clock, entropy=SYSTEM_ENTROPY), breakdown
+    def mend() -> None:
+        server.execute(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS true')
+
+    return Buses(lambda: PostgresBus(url, clock=clock, entropy=SYSTEM_ENTROPY), breakdown, mend)
+
+
+def _aside(act: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def acting() -> None:
+        await asyncio.to_thread(act)
+
+    return acting
 
 
 async def _nothing() -> None:
@@ -149,21 +174,23 @@ BUSES = {
 async def bus_rig(name: str, folder: Path, fixture: Fixture) -> AsyncIterator[BusRig]:
     """A rig on a quiet bus; whatever it opened is closed at the end."""
     clock = FakeClock()
-    make, breakdown = await BUSES[name](clock, folder, fixture)
+    made = await BUSES[name](clock, folder, fixture)
     opened: list[Bus] = []
 
     async def peer() -> Bus:
-        bus = make()
+        bus = made.make()
         await bus.open()
         opened.append(bus)
+        if isinstance(bus, LineBus):
+            # A connection that comes about wakes everybody, which a test would take for an announcement.
+            await listening(bus)
         return bus
-
-    async def broken() -> None:
-        breakdown()
 
     commit = _commit_to(folder / "store.db") if name == "sqlite" else _nothing
     try:
-        yield BusRig(await peer(), clock, peer, commit, broken)
+        yield BusRig(
+            await peer(), clock, peer, commit, _aside(made.breakdown), made.mend and _aside(made.mend)
+        )
     finally:
         for bus in opened:
             await bus.close()

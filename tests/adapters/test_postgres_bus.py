@@ -11,16 +11,16 @@ from pathlib import Path
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import make_url
+from tests.adapters import wakeups
+from tests.adapters.wakeups import LONG, PATIENT, counting, hears, listening, missed, until
 from tests.postgresql import postgresql_server
 
-from mintmark.adapters.postgres_bus import CONNECT, LONGEST, PATIENCE, PAUSE, PROBE, PostgresBus, from_url
+from mintmark.adapters.line import CONNECT, LONGEST, PATIENCE, PAUSE, PROBE
+from mintmark.adapters.postgres_bus import PostgresBus, from_url
 from mintmark.errors import ConfigurationError
+from mintmark.ports.bus import BusState
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
-
-PATIENT = 100.0
-"""Real seconds for what another process does; a test that passes does not wait for them."""
-LONG = 600.0
 
 ANNOUNCE = """
 import asyncio, sys
@@ -48,61 +48,9 @@ def server():
                 os.kill(pid, signal.SIGCONT)
 
 
-@contextlib.asynccontextmanager
-async def opened(url, clock=None):
+def opened(url, clock=None):
     """A bus that goes by a clock of its own: however slow the machine is, it gives nothing up by itself."""
-    bus = PostgresBus(make_url(url), clock=clock or FakeClock(), entropy=SYSTEM_ENTROPY)
-    await bus.open()
-    try:
-        yield bus
-    finally:
-        await bus.close()
-
-
-async def until(condition, what, passing=None):
-    """Return once ``condition`` holds; ``passing`` is a clock on which time passes meanwhile.
-
-    Again and again: a pause that has not begun yet would miss a single step.
-    """
-    deadline = SYSTEM_CLOCK.monotonic() + PATIENT
-    due = SYSTEM_CLOCK.monotonic()
-    while not condition():
-        assert SYSTEM_CLOCK.monotonic() < deadline, what
-        # Slowly: a clock that runs away has the bus take its server for silent.
-        if passing is not None and SYSTEM_CLOCK.monotonic() >= due:
-            passing.advance(PAUSE)
-            due = SYSTEM_CLOCK.monotonic() + 1
-        await asyncio.sleep(0.01)
-
-
-async def listening(bus):
-    """A subscription of a bus that is connected, has told everybody so, and may wake them again at once."""
-
-    def connected():
-        if not bus._line._connecting:
-            bus._clock.advance(LONGEST)
-        return bus._line._connected and not bus._waking._asked.is_set()
-
-    await until(connected, "the bus connected")
-    bus._clock.advance(PAUSE)
-    return bus.subscribe()
-
-
-def counting(bus):
-    """A list that grows by one with each notification of another process, which go their way as before."""
-    line, heard = bus._line, []
-    pass_on = line._heard
-
-    def count():
-        heard.append(1)
-        pass_on()
-
-    line._heard = count
-    return heard
-
-
-async def hears(subscription):
-    return await asyncio.wait_for(subscription.wait(LONG), PATIENT)
+    return wakeups.opened(PostgresBus(make_url(url), clock=clock or FakeClock(), entropy=SYSTEM_ENTROPY))
 
 
 def processes(server):
@@ -124,10 +72,6 @@ def name(url):
     """A database as people are told of it."""
     url = make_url(url)
     return f"{url.host}:{url.port}/{url.database}"
-
-
-def lines(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "mintmark.bus"]
 
 
 async def test_announcement_of_another_process_is_heard(database):
@@ -240,28 +184,28 @@ async def test_many_announcements_become_few_notifications(database):
         assert len(heard) <= 5
 
 
-async def test_connection_that_the_server_ended_is_made_anew(postgresql, database, caplog):
-    """BUS-5: all are woken once the connection is back, and hear the next announcement; two lines say so."""
+async def test_connection_that_the_server_ended_is_made_anew(postgresql, database):
+    """BUS-5, BUS-6: all are woken once the connection is back, and hear the next announcement."""
     async with opened(database) as bus, opened(database) as peer:
         subscription = await listening(bus)
         await listening(peer)
-        for times in (1, 2, 3):
+        for _ in range(3):
             await asyncio.to_thread(
                 postgresql.execute,
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 f"WHERE application_name = 'mintmark-bus' AND datname = '{make_url(database).database}'",
             )
-            await until(lambda: len(lines(caplog)) == 4 * times - 2, "both missed it")  # noqa: B023
+            assert set(await missed(bus, peer)) <= {
+                "the database cannot be reached",
+                "the database is shutting down",
+            }
+            assert await hears(subscription)
             await listening(peer)
             await listening(bus)
             assert await hears(subscription)
-            assert len(lines(caplog)) == 4 * times
+            assert bus.state == BusState(True, f"postgresql {name(database)}")
         await peer.announce()
         assert await hears(subscription)
-    assert lines(caplog)[:3:2] == [
-        f"no wake-ups from other nodes, only polls: {name(database)}: the database cannot be reached",
-        f"wake-ups from other nodes are back: {name(database)}",
-    ]
 
 
 async def test_server_that_was_restarted_is_found_again(server):
@@ -299,7 +243,7 @@ async def test_announcement_made_while_the_server_is_away_is_sent_later(server):
         await listener.close()
 
 
-async def test_server_that_stops_without_a_word_is_noticed(server, caplog):
+async def test_server_that_stops_without_a_word_is_noticed(server):
     """F23: a server whose connections stay open but silent counts as lost within five seconds; when it goes
     on, so does the bus, and all are woken."""
     clock = FakeClock()
@@ -311,15 +255,15 @@ async def test_server_that_stops_without_a_word_is_noticed(server, caplog):
         await clock.armed(within=PROBE, beyond=PROBE - 1)
         clock.advance(PROBE)
         await clock.armed(within=PATIENCE, beyond=PATIENCE - 0.5)
-        assert lines(caplog) == []
+        assert bus.state.is_up
         clock.advance(PATIENCE)
-        await until(lambda: lines(caplog), "it was missed")
-        assert lines(caplog)[0].endswith("the database did not answer in time")
+        assert await missed(bus) == ["the database did not answer in time"]
+        assert await hears(subscription)
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
         await listening(bus)
         assert await hears(subscription)
-        assert [line for line in lines(caplog) if "are back" in line]
+        assert bus.state.is_up
         # The connection that was given up is gone from the server too.
         await until(lambda: connections(server) == 1, "one connection is left")
 
@@ -335,19 +279,19 @@ async def test_bus_opens_before_its_server(server):
         assert await hears(subscription)
 
 
-async def test_address_that_never_answers_is_tried_again(caplog):
+async def test_address_that_never_answers_is_tried_again():
     """A connection that is taken and never answered is given up, and another one tried."""
     taken = []
     silent = await asyncio.start_server(lambda _, writer: taken.append(writer), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     clock = FakeClock()
     try:
-        async with opened(f"postgresql://ada:geheim@127.0.0.1:{port}/none", clock):
+        async with opened(f"postgresql://ada:geheim@127.0.0.1:{port}/none", clock) as bus:
             for attempt in (1, 2, 3):
                 await until(lambda: len(taken) == attempt, "it was tried")  # noqa: B023
                 await clock.armed(within=CONNECT, beyond=CONNECT - 1)
                 clock.advance(CONNECT)
-                await until(lambda: lines(caplog), "it was given up")
+                await missed(bus)
                 await clock.armed(within=LONGEST)
                 if attempt < 3:
                     clock.advance(LONGEST)
@@ -356,7 +300,6 @@ async def test_address_that_never_answers_is_tried_again(caplog):
             writer.close()
         silent.close()
         await silent.wait_closed()
-    assert len(lines(caplog)) == 1
 
 
 @pytest.mark.parametrize(
@@ -367,8 +310,8 @@ async def test_address_that_never_answers_is_tried_again(caplog):
         ("port", "nothing listens there"),
     ],
 )
-async def test_log_names_the_place_and_no_password(database, caplog, wrong, cause):
-    """What is logged of a bus that is away names host, port, database and the cause, but no secret."""
+async def test_state_names_the_place_and_no_password(database, caplog, wrong, cause):
+    """What is told of a bus that is away names host, port, database and the cause, but no secret."""
     url = make_url(database)
     secret = url.password if wrong != "password" else "geheim-geheim"
     url = {
@@ -376,11 +319,10 @@ async def test_log_names_the_place_and_no_password(database, caplog, wrong, caus
         "database": url.set(database="nowhere"),
         "port": url.set(port=1),
     }[wrong]
-    async with opened(url):
-        await until(lambda: lines(caplog), "the outage was reported")
-    (line,) = lines(caplog)
-    assert f"{name(url)}: {cause}" in line
-    assert secret not in caplog.text
+    async with opened(url) as bus:
+        assert await missed(bus) == [cause]
+        assert bus.state.place == f"postgresql {name(url)}"
+        assert secret not in caplog.text + repr(bus.state)
 
 
 async def test_closed_bus_leaves_nothing(postgresql, database):

@@ -3,6 +3,7 @@
 from typing import Final
 
 from mintmark.adapters.wakeup import Subscription, Subscriptions
+from mintmark.ports.bus import BusState
 from mintmark.ports.clock import Clock
 
 
@@ -19,6 +20,11 @@ class MemoryBus:
     def __init__(self, *, clock: Clock, hub: MemoryHub | None = None) -> None:
         self._hub = MemoryHub() if hub is None else hub
         self._subscriptions = Subscriptions(clock)
+
+    @property
+    def state(self) -> BusState:
+        """Up from ``open`` to ``close``."""
+        return BusState(self in self._hub.buses, "memory")
 
     async def open(self) -> None:
         """Hear what the other buses of the hub announce."""

@@ -16,10 +16,13 @@ from sqlalchemy import make_url
 from mintmark.adapters.sql.sqlite import file_identity
 from mintmark.adapters.wakeup import Subscription, Subscriptions
 from mintmark.errors import ConfigurationError
+from mintmark.ports.bus import BusState
 from mintmark.ports.clock import Clock
 
 INTERVAL: Final = 0.025
 """Seconds between two looks; a tenth of what BUS-2 allows."""
+BLIND: Final = 1.0
+"""Seconds without a look that succeeds, after which the bus is down: a file may be locked for a moment."""
 
 
 class SqliteBus:
@@ -33,6 +36,13 @@ class SqliteBus:
         self._connections = 0
         self._identity: tuple[int, int] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._blind = False
+
+    @property
+    def state(self) -> BusState:
+        """Up while the file can be read."""
+        reason = "the database file cannot be read" if self._blind else ""
+        return BusState(self._watching is not None and not self._blind, f"sqlite {self._path}", reason)
 
     async def open(self) -> None:
         """Start to look; a file that is not there yet is waited for."""
@@ -60,12 +70,16 @@ class SqliteBus:
         return self._subscriptions.add()
 
     async def _watch(self, seen: tuple[int, int] | None) -> None:
+        seen_at = self._clock.monotonic()
         while True:
             await self._clock.sleep(INTERVAL)
             found = self._look()
-            if found is not None and found != seen:
+            if found is not None:
+                seen_at = self._clock.monotonic()
+            blind, self._blind = self._blind, self._clock.monotonic() - seen_at >= BLIND
+            if found not in (None, seen) or self._blind is not blind:
                 self._subscriptions.notify()
-                seen = found
+                seen = found or seen
 
     def _look(self) -> tuple[int, int] | None:
         """A value that changes with each commit; None while the file cannot be read.

@@ -59,6 +59,8 @@ class EventName(StrEnum):
     PUBLICATION_RESTORED = "publication.restored"
     STORE_FAILED = "store.failed"
     STORE_RESTORED = "store.restored"
+    BUS_LOST = "bus.lost"
+    BUS_RESTORED = "bus.restored"
     SESSION_STARTED = "session.started"
     SESSION_REFRESHED = "session.refreshed"
     SESSION_ENDED = "session.ended"
@@ -105,6 +107,7 @@ WARNINGS = frozenset(
         EventName.PUBLICATION_UNFENCED,
         EventName.PUBLICATION_FAILED,
         EventName.STORE_FAILED,
+        EventName.BUS_LOST,
         EventName.SESSION_STOLEN,
         EventName.PEER_REFUSED,
         EventName.PEER_TURNED_AWAY,

@@ -66,6 +66,12 @@ class _Metrics(Collector):
         generation = _gauge("mintmark_ring_generation", "Changes of the key ring.")
         keys = _gauge("mintmark_keys", "Keys of the ring by state.", "state")
         overdue = _gauge("mintmark_rotation_overdue", "Active keys that should have had a successor by now.")
+        # One bus carries the wake-ups of all issuers.
+        bus_up = GaugeMetricFamily(
+            "mintmark_bus_up",
+            "1 while other processes can wake this one; otherwise it asks the store each second.",
+            float(self._served[0].bus.state.is_up),
+        )
         for services in self._served:
             issuer = services.issuer
             for name, count in services.audit.counts.items():
@@ -79,7 +85,7 @@ class _Metrics(Collector):
                 for state in KeyState:
                     keys.add_metric([issuer, state.value], states[state])
                 overdue.add_metric([issuer], sum(key.is_overdue(services.ring.now()) for key in ring.keys))
-        return (events, followers, feed_fresh, ring_fresh, generation, keys, overdue)
+        return (events, followers, bus_up, feed_fresh, ring_fresh, generation, keys, overdue)
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:

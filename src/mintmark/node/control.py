@@ -27,6 +27,7 @@ from mintmark.node.store import open_bus, open_places, open_store
 from mintmark.node.upkeep import Charge, Upkeep, agree_all
 from mintmark.ports.bus import Bus
 from mintmark.server.audit import Audit
+from mintmark.server.bus_watch import BusWatch
 from mintmark.server.publication import PlaceReader
 from mintmark.server.setting import PEER
 from mintmark.server.settings import Settings, working_by
@@ -141,6 +142,7 @@ class _Node:
         # Apart from the others: requests that are under way to the end may need another node's signature.
         answering = asyncio.create_task(running.cluster.run(peerings, peers))
         tasks: list[asyncio.Task[None]] = [
+            asyncio.create_task(BusWatch(self._bus, audit=running.audit).run()),
             *(asyncio.create_task(loop) for upkeep in running.upkeeps for loop in upkeep.loops()),
             *(
                 asyncio.create_task(self._keep_worker(running, place))

@@ -29,6 +29,7 @@ from mintmark.node.link import Assignment, Line, Served, decode_assignment
 from mintmark.node.store import open_bus, open_passwords, open_store
 from mintmark.ports.signer import HardeningReport
 from mintmark.server.audit import Audit
+from mintmark.server.bus_watch import BusWatch
 from mintmark.server.services import Services, compose
 from mintmark.server.setting import PEER
 from mintmark.signer.client import SignerClient
@@ -71,8 +72,9 @@ async def work(
     # It warns of every malformed request, so any stranger could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     async with _services(assignment, signing, elsewhere) as served:
+        audit = Audit(node=assignment.node)
         config = uvicorn.Config(
-            create_node_app(served, audit=Audit(node=assignment.node)),
+            create_node_app(served, audit=audit),
             loop="none",
             http=bounded_http(SYSTEM_CLOCK),
             ws="none",
@@ -99,6 +101,7 @@ async def work(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         background = [
             asyncio.create_task(_leave_with_control(line, leave)),
+            asyncio.create_task(BusWatch(served[0].bus, audit=audit).run()),
             *(
                 asyncio.create_task(loop)
                 for services in served

@@ -5,10 +5,24 @@
   change that was announced could be read from the store, while the bus works.
 - BUS-3 ``wait`` returns after ``timeout`` seconds whatever happens: a reader that polls then loses nothing.
 - BUS-4 An announcement made between two calls of ``wait`` ends the second at once.
-- BUS-5 A broken bus raises nothing out of ``announce`` or ``wait``.
+- BUS-5 A broken bus raises nothing out of ``announce`` or ``wait``, and neither waits for it.
+- BUS-6 ``state`` says whether what other processes announce is heard. Within five seconds of the end of that
+  it says why not, and says so again once it is; each time every subscription wakes.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class BusState:
+    """Whether other processes are heard."""
+
+    is_up: bool
+    place: str = ""
+    """What carries the wake-ups, for people: ``redis 10.0.0.7:6379, mintmark.0``. It holds no secret."""
+    reason: str = ""
+    """Why nothing is heard: empty while all is well, and until the first attempt to connect has failed."""
 
 
 class Subscription(Protocol):
@@ -25,6 +39,11 @@ class Subscription(Protocol):
 
 class Bus(Protocol):
     """Says «something changed, read the store», and nothing more."""
+
+    @property
+    def state(self) -> BusState:
+        """How it is now."""
+        ...
 
     async def open(self) -> None:
         """Start to listen; never fails for a bus that is away."""

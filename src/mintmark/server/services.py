@@ -1,6 +1,6 @@
 """The use cases of one issuer on one node, as its HTTP surface gets them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.timing import Timing
@@ -35,10 +35,13 @@ class Services:
     clients: Clients
     tokens: Tokens
     health: Health
+    bus: Bus
     audit: Audit
     clock: Clock
     streams_per_address: int = 256
     """How many streams of the feed one address may hold open at this process."""
+    feed_tokens: tuple[str, ...] = field(default=(), repr=False)
+    """Any of these is asked for by the feed, which is everybody's where there is none."""
 
 
 def compose(
@@ -57,6 +60,7 @@ def compose(
     followers: int,
     streams_per_address: int = 256,
     peers: PeerSigner | None = None,
+    feed_tokens: tuple[str, ...] = (),
 ) -> Services:
     """The services of ``issuer`` over these ports; ``followers`` bounds the streams of the feed.
 
@@ -98,7 +102,9 @@ def compose(
         clients=clients,
         tokens=Tokens(clients=clients, sessions=sessions, issuing=issuing),
         health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock, peers=peers),
+        bus=bus,
         audit=audit,
         clock=clock,
         streams_per_address=streams_per_address,
+        feed_tokens=feed_tokens,
     )

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar, cast
 
 from mintmark.errors import StoreUnavailable
 from mintmark.ports.budget import charged, spent
-from mintmark.ports.bus import Bus, Subscription
+from mintmark.ports.bus import Bus, BusState, Subscription
 from mintmark.ports.clock import Clock
 from mintmark.ports.directory import Directory
 from mintmark.ports.keyring import KeyRingStore
@@ -209,6 +209,11 @@ class FaultyBus:
         """How often each one is made."""
         self.lateness: list[float] = []
         """Seconds by which the next announcements come late, one each; those after them come at once."""
+
+    @property
+    def state(self) -> BusState:
+        """That of the inner bus: what is lost on the way is lost in silence."""
+        return self._inner.state
 
     async def open(self) -> None:
         """Open the inner bus."""
