@@ -31,6 +31,7 @@ class Stream:
         self.reading.set()
         self.started = asyncio.Event()
         self.ended = asyncio.Event()
+        self.retries: list[int] = []
         self.aborted = False
         self.waited_for = False
         self._gone = asyncio.Event()
@@ -58,7 +59,10 @@ class Stream:
         self.body += message.get("body", b"")
         *whole, self._text = (self._text + message.get("body", b"").decode()).split("\n\n")
         for event in whole:
-            self.events.put_nowait(_parse(event))
+            if event.startswith("retry: "):
+                self.retries.append(int(event.removeprefix("retry: ")))
+            else:
+                self.events.put_nowait(_parse(event))
         if not message.get("more_body"):
             self.events.put_nowait(None)
             self.ended.set()
@@ -103,9 +107,12 @@ async def stream(
     reading: bool = True,
     path: str = "/revocations/stream",
     method: str = "GET",
+    authorization: str | None = None,
 ) -> AsyncIterator[Stream]:
     """A stream that has begun, or was answered otherwise; it is left at the end."""
     headers = [] if last_event_id is None else [(b"last-event-id", last_event_id.encode("latin-1"))]
+    if authorization is not None:
+        headers.append((b"authorization", authorization.encode("latin-1")))
     opened = Stream()
 
     def abort() -> None:

@@ -178,6 +178,7 @@ async def surface(
     streams_per_address: int = 50,
     hash_queue: int = 64,
     beside: Surface | None = None,
+    feed_tokens: tuple[str, ...] = (),
 ) -> AsyncIterator[Surface]:
     """A node of ``issuer`` with an active key, Alice, a public client ``spa`` and a service ``stock``.
 
@@ -207,6 +208,7 @@ async def surface(
         audit=audit,
         followers=feed_limit,
         streams_per_address=streams_per_address,
+        feed_tokens=feed_tokens,
     )
     ring, feed = services.ring, services.feed
     app = create_app(services)

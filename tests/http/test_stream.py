@@ -357,8 +357,9 @@ async def test_defect_in_a_stream_is_reported_and_ends_it(node: Surface, monkeyp
     assert node.services.audit.counts[EventName.REQUEST_FAILED] == 1
 
 
-async def test_reader_that_falls_too_far_behind_is_cut_off(node: Surface):
-    """A follower with a thousand unread events is sent away, to resume by its cursor and miss nothing."""
+async def test_reader_that_falls_too_far_behind_is_cut_off(node: Surface, monkeypatch):
+    """A follower with too much unread is sent away, to resume by its cursor and miss nothing."""
+    monkeypatch.setattr(server_feed, "QUEUE", 4)
     async with stream(node.app) as slow:
         await slow.next_of("heartbeat")
         slow.reading.clear()

@@ -12,11 +12,10 @@ from mintmark.core import keyring
 from mintmark.core.events import EventName
 from mintmark.core.key import Key, KeyState
 from mintmark.core.keyring import Ring
-from mintmark.core.log import LogEntry
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.errors import NotReady, Overloaded
 from mintmark.server.audit import Audit
-from mintmark.server.feed import CutOff, Follower, KeysChanged, Message, RevocationFeed
+from mintmark.server.feed import CutOff, Entries, Follower, KeysChanged, Message, RevocationFeed
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults, FaultyBus, FaultyStore
@@ -74,12 +73,12 @@ async def world() -> AsyncIterator[World]:
 
 
 async def heard(follower: Follower, count: int) -> list[str]:
-    """The values of the next ``count`` messages, which are entries."""
-    values = []
-    for _ in range(count):
+    """The values of the next ``count`` entries, which the next messages are."""
+    values: list[str] = []
+    while len(values) < count:
         message = await asyncio.wait_for(follower.next(), 20)
-        assert isinstance(message, LogEntry)
-        values.append(message.event.value)
+        assert isinstance(message, Entries)
+        values += [entry.event.value for entry in message.entries]
     return values
 
 
@@ -107,17 +106,17 @@ async def test_repeated_wake_ups_repeat_nothing(world: World):
         await world.append("a")
         await world.append("b")
         assert await heard(follower, 2) == ["a", "b"]
-        assert follower._queue.empty()
+        assert not follower._waiting
 
 
 async def test_heartbeat_is_the_head_that_was_read(world: World):
     """The heartbeat's cursor is behind the newest entry that followers were told."""
     async with world.feed.follow() as follower:
         await world.append("a", "b")
-        await follower.next()
-        last = await follower.next()
-    assert isinstance(last, LogEntry)
-    assert world.feed.heartbeat().cursor == last.cursor
+        told = await follower.next()
+    assert isinstance(told, Entries)
+    assert [entry.event.value for entry in told.entries] == ["a", "b"]
+    assert world.feed.heartbeat().cursor == told.entries[-1].cursor
 
 
 async def test_no_heartbeat_on_old_knowledge(world: World):
@@ -196,7 +195,7 @@ async def test_slow_follower_hears_only_that_it_must_come_again():
         follower.offer(message)
     assert isinstance(await follower.next(), CutOff)
     follower.offer(offered[0])
-    assert follower._queue.empty()
+    assert not follower._waiting
 
 
 async def test_closed_feed_takes_nobody(world: World):
@@ -238,5 +237,5 @@ async def test_keys_are_told_when_they_change_and_not_otherwise(world: World):
             KeysChanged((b'{"kid":"a"}', b'{"kid":"b"}'), ()),
             KeysChanged((b'{"kid":"b"}',), (Kid("a"),)),
         ]
-        assert follower._queue.empty()
+        assert not follower._waiting
         assert world.feed.keys() == told[-1]

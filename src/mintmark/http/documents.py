@@ -8,7 +8,7 @@ from starlette.responses import Response
 from mintmark.core.jwk import is_thumbprint
 from mintmark.errors import NotFound
 from mintmark.grants import GRANTS
-from mintmark.http.request import Incoming
+from mintmark.http.request import Incoming, names_etag
 from mintmark.server import document
 from mintmark.server.document import Document
 from mintmark.server.services import Services
@@ -60,12 +60,6 @@ class Documents:
 
 def _conditional(request: Incoming, found: Document) -> Response:
     headers = {"ETag": found.etag, "Cache-Control": found.cache_control}
-    if _matches(request.headers.getlist("if-none-match"), found.etag):
+    if names_etag(request, found.etag):
         return Response(status_code=304, headers=headers)
     return Response(found.body, headers=headers | {"Content-Type": document.JSON})
-
-
-def _matches(wanted: list[str], etag: str) -> bool:
-    """Whether If-None-Match names ``etag``, compared weakly (RFC 9110 s.13.1.2): proxies add ``W/``."""
-    named = [tag.strip().removeprefix("W/") for value in wanted for tag in value.split(",")]
-    return etag in named or "*" in named

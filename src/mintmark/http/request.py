@@ -142,6 +142,13 @@ def query_of(request: Request, name: str) -> str | None:
     return values[0] if values else None
 
 
+def names_etag(request: Request, etag: str) -> bool:
+    """Whether If-None-Match names ``etag``, compared weakly (RFC 9110 s.13.1.2): proxies add ``W/``."""
+    values = request.headers.getlist("if-none-match")
+    named = [tag.strip().removeprefix("W/") for value in values for tag in value.split(",")]
+    return etag in named or "*" in named
+
+
 async def _body(request: Request) -> bytes:
     length = request.headers.get("content-length", "")
     if len(length) > 9 or (length.isdecimal() and int(length) > MAX_BODY):

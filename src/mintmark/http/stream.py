@@ -5,9 +5,9 @@ heartbeat means that something is wrong.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,14 +16,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from mintmark.core.feed_table import event_members
 from mintmark.core.log import Cursor, LogEntry, LogPage, parse_cursor
 from mintmark.errors import NotReady, Overloaded, Unavailable
 from mintmark.http.endpoint import Bounds, ReaderTooSlow, drop
 from mintmark.http.errors import NO_STORE, ErrorForm, error_response, report
-from mintmark.http.feed import event_members
+from mintmark.http.feed import FeedGate
 from mintmark.http.request import Incoming, address_of, query_of
 from mintmark.ports.revocations import CursorGone
-from mintmark.server.feed import CutOff, Follower, Heartbeat, KeysChanged
+from mintmark.server.deadline import Expiry, Waiting
+from mintmark.server.feed import BATCH, CutOff, Entries, Follower, Heartbeat, KeysChanged, Message
 from mintmark.server.services import Services
 from mintmark.units import Seconds
 
@@ -35,6 +37,7 @@ _HEADERS: Final = {
     # nginx would keep events back until a buffer is full.
     "X-Accel-Buffering": "no",
 }
+_WRITTEN: Final = 256
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -55,7 +58,10 @@ class FeedStream:
         self._audit = services.audit
         self._bounds = bounds
         self._most = services.streams_per_address
+        self._gate = FeedGate(services)
         self._addresses: Counter[str] = Counter()
+        self._beats = Expiry(services.clock, HEARTBEAT)
+        self._written: dict[int, tuple[Message, bytes]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for the scope ``http``; the connection is the follower's until one of the two ends it."""
@@ -64,6 +70,7 @@ class FeedStream:
             # The route lets HEAD through with GET, and this has no end to have a length.
             raise HTTPException(405, headers={"Allow": "GET"})
         try:
+            self._gate.check(request)
             with self._counted(request):
                 # First a place among the followers, then the store: what is committed in between comes
                 # from both, and is sent once.
@@ -78,7 +85,7 @@ class FeedStream:
             response = error_response(error, request, ErrorForm.PROBLEM, self._audit)
         await self._bounds.send(response, scope, receive, send)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _counted(self, request: Incoming) -> Iterator[None]:
         address = address_of(request)
         if self._addresses[address] >= self._most:
@@ -113,28 +120,25 @@ class FeedStream:
         await self._bounds.push(
             send, {"type": "http.response.start", "status": 200, "headers": start.raw_headers}
         )
-        writing = asyncio.create_task(self._write(follower, place, send))
-        leaving = asyncio.create_task(_left(request))
-        beating = asyncio.create_task(self._beat(follower))
+        # One task besides the request's own: a node may have thousands of these.
+        leaving = asyncio.create_task(_left(request, follower))
         try:
-            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await self._write(follower, place, send)
+        except ReaderTooSlow:
+            raise
+        except Exception as error:  # noqa: BLE001 - the response has begun, so its abrupt end is all they hear
+            report(error, request, self._audit)
         finally:
-            for task in (writing, leaving, beating):
-                task.cancel()
-            await asyncio.gather(writing, leaving, beating, return_exceptions=True)
-        failed = None if writing.cancelled() else writing.exception()
-        if isinstance(failed, ReaderTooSlow):
-            raise failed
-        if failed is not None:
-            # The response has begun, so its abrupt end is all that the follower hears.
-            report(failed, request, self._audit)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
 
     async def _write(self, follower: Follower, place: _Place | None, send: Send) -> None:
         try:
-            async for events in self._events(follower, place):
-                await self._bounds.push(
-                    send, {"type": "http.response.body", "body": events, "more_body": True}
-                )
+            with self._beating(follower):
+                async for events in self._events(follower, place):
+                    await self._bounds.push(
+                        send, {"type": "http.response.body", "body": events, "more_body": True}
+                    )
         except Unavailable:
             # The follower comes again, and then hears 503.
             pass
@@ -145,11 +149,11 @@ class FeedStream:
             yield _message("reset", {})
             return
         keys = self._feed.keys()
-        if keys is not None:
-            yield _keys(keys)
+        yield _retry(follower) + (b"" if keys is None else self._shared(keys))
         page = place.page
         while page is not None:
-            yield b"".join(map(_revocation, page.entries))
+            for start in range(0, len(page.entries), BATCH):
+                yield _revocations(page.entries[start : start + BATCH])
             place.cursor = page.cursor
             following = None if page.complete else await self._feed.page(page.cursor)
             if isinstance(following, CursorGone):
@@ -161,38 +165,82 @@ class FeedStream:
         while True:
             match await follower.next():
                 case CutOff():
+                    yield _retry(follower)
                     return
-                case KeysChanged() as keys:
-                    yield _keys(keys)
-                case Heartbeat() as beat:
-                    # The catch-up may have read beyond what this process had heard when it was queued.
-                    cursor = max(beat.cursor, place.cursor, key=lambda cursor: cursor.seq)
-                    yield _message("heartbeat", {"cursor": cursor.text(), "at": beat.at})
-                case LogEntry() as entry if entry.cursor.seq > place.cursor.seq:
-                    yield _revocation(entry)
+                case Heartbeat() as beat if beat.cursor.seq < place.cursor.seq:
+                    # The catch-up read beyond what this process had heard when it was queued.
+                    yield _heartbeat(Heartbeat(place.cursor, beat.at))
+                case Entries() as told if told.entries[0].cursor.seq <= place.cursor.seq:
+                    # The catch-up read some of these too.
+                    yield _revocations(e for e in told.entries if e.cursor.seq > place.cursor.seq)
+                case message:
+                    yield self._shared(message)
 
-    async def _beat(self, follower: Follower) -> None:
+    def _shared(self, message: Message) -> bytes:
+        """``message`` as bytes, which are made once for all who are told."""
+        found = self._written.get(id(message))
+        # An id is another object's once its own is gone, and the one that is kept here is not.
+        if found is None:
+            if len(self._written) >= _WRITTEN:
+                del self._written[next(iter(self._written))]
+            found = self._written[id(message)] = (message, _bytes(message))
+        return found[1]
+
+    @contextlib.contextmanager
+    def _beating(self, follower: Follower) -> Iterator[None]:
         """A heartbeat in the follower's queue every ten seconds, and its end once there is none to give."""
-        try:
-            while True:
-                await self._clock.sleep(HEARTBEAT)
+
+        waiting: Waiting
+
+        def beat() -> None:
+            nonlocal waiting
+            try:
                 follower.offer(self._feed.heartbeat())
-        except NotReady:
-            follower.offer(CutOff())
+            except NotReady:
+                follower.offer(CutOff())
+            waiting = self._beats.begin(beat)
+
+        waiting = self._beats.begin(beat)
+        try:
+            yield
+        finally:
+            self._beats.end(waiting)
 
 
-async def _left(request: Incoming) -> None:
-    """Return once the follower has gone."""
+async def _left(request: Incoming, follower: Follower) -> None:
+    """End the stream once its reader has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    follower.offer(CutOff())
+
+
+def _bytes(message: Message) -> bytes:
+    match message:
+        case Entries(entries):
+            return _revocations(entries)
+        case Heartbeat():
+            return _heartbeat(message)
+        case KeysChanged(jwks, revoked):
+            return _message("keys", {"keys": [msgspec.Raw(jwk) for jwk in jwks], "revoked": revoked})
+        case CutOff():
+            return b""
+
+
+def _revocations(entries: Iterable[LogEntry]) -> bytes:
+    return b"".join(map(_revocation, entries))
 
 
 def _revocation(entry: LogEntry) -> bytes:
     return _message("revocation", event_members(entry.event), entry.cursor.text())
 
 
-def _keys(keys: KeysChanged) -> bytes:
-    return _message("keys", {"keys": [msgspec.Raw(jwk) for jwk in keys.jwks], "revoked": keys.revoked})
+def _heartbeat(beat: Heartbeat) -> bytes:
+    return _message("heartbeat", {"cursor": beat.cursor.text(), "at": beat.at})
+
+
+def _retry(follower: Follower) -> bytes:
+    """How long the reader is to wait before it comes again; no event, so it begins none and ends none."""
+    return f"retry: {follower.retry}\n\n".encode()
 
 
 def _message(event: str, members: dict[str, Any], cursor: str | None = None) -> bytes:

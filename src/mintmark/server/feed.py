@@ -1,11 +1,13 @@
 """The feed: what this process knows of the revocation log, fanned out to those who follow it.
 
-One reader per process follows the log; each follower has a bounded queue and is dropped when it does not
-keep up, because it can resume by its cursor. Silence must mean something: a follower hears a heartbeat
-only while the head of the log was read from the store within two seconds, and is cut off otherwise.
+One reader per process follows the log; what it tells is one object for all followers. Each has a bounded
+queue and is dropped when it does not keep up, because it can resume by its cursor. Silence must mean
+something: a follower hears a heartbeat only while the head of the log was read from the store within two
+seconds, and is cut off otherwise.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,13 +23,30 @@ from mintmark.ports.clock import Clock
 from mintmark.ports.revocations import CursorGone, RevocationLog
 from mintmark.server.audit import Audit
 from mintmark.server.ring import POLL
+from mintmark.server.segment import Segments
 from mintmark.units import Issuer, Kid, NumericDate, Seconds
 
 FRESH_FOR: Final = 2.0
 """Seconds for which a read of the head is worth a heartbeat, and readiness."""
 PAGE: Final = 1_000
-"""Entries in one page of the log."""
-_QUEUE: Final = 1_024
+"""Entries that are read from the store at once."""
+BATCH: Final = 128
+"""Entries that followers are told at once: what a slow connection holds in memory is a batch, not a page."""
+QUEUE: Final = 128
+"""Messages that wait for one follower, before it counts as too slow."""
+_RETRY_FROM: Final = 50
+_RETRY_SPAN: Final = 400
+_GOLDEN: Final = 0.6180339887498949
+"""Its multiples, less their whole parts, lie evenly between 0 and 1 wherever one stops."""
+_APART: Final = 0.01
+"""Seconds between two followers that are sent away, where they are few."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """Some entries in ``seq`` order; one object for all who are told, so that they are encoded once."""
+
+    entries: tuple[LogEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +70,41 @@ class CutOff:
     """The follower must come again: it was too slow, the log began anew, or this node is going away."""
 
 
-Message: TypeAlias = LogEntry | Heartbeat | KeysChanged | CutOff
+Message: TypeAlias = Entries | Heartbeat | KeysChanged | CutOff
 
 
 class Follower:
-    """One reader's queue; entries come in ``seq`` order, each once."""
+    """One reader's queue; entries come in ``seq`` order, each once.
 
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Message] = asyncio.Queue(_QUEUE)
+    ``retry``: milliseconds after which it is to come again once its stream has ended, however that ends.
+    Each follower has a number of its own, so that those of a node that dies do not all come at once.
+    """
+
+    __slots__ = ("_cut_off", "_news", "_waiting", "retry")
+
+    def __init__(self, number: int = 0) -> None:
+        self.retry = _RETRY_FROM + int(number * _GOLDEN % 1 * _RETRY_SPAN)
+        self._waiting: deque[Message] = deque()
+        self._news = asyncio.Event()
         self._cut_off = False
 
     def offer(self, message: Message) -> None:
         """Queue ``message``; a follower with a full queue is cut off rather than waited for."""
         if self._cut_off:
             return
-        if isinstance(message, CutOff) or self._queue.full():
+        if isinstance(message, CutOff) or len(self._waiting) >= QUEUE:
             self._cut_off = True
-            while not self._queue.empty():
-                self._queue.get_nowait()
+            self._waiting.clear()
             message = CutOff()
-        self._queue.put_nowait(message)
+        self._waiting.append(message)
+        self._news.set()
 
     async def next(self) -> Message:
         """The next message; after CutOff there is none."""
-        return await self._queue.get()
+        while not self._waiting:
+            self._news.clear()
+            await self._news.wait()
+        return self._waiting.popleft()
 
 
 class RevocationFeed:
@@ -96,7 +126,11 @@ class RevocationFeed:
         self._clock = clock
         self._audit = audit
         self._limit = limit
-        self._followers: set[Follower] = set()
+        # A dictionary for its order: who came first is sent away first.
+        self._followers: dict[Follower, None] = {}
+        self._came = 0
+        self.segments = Segments(issuer, log=log, clock=clock)
+        """Long pages of the same log, for those who take all of it."""
         self._head: Heartbeat | None = None
         self._read_at = float("-inf")
         self._keys: KeysChanged | None = None
@@ -131,12 +165,13 @@ class RevocationFeed:
         """A place among the followers. Raises Overloaded when there is none left."""
         if self._closed or len(self._followers) >= self._limit:
             raise Overloaded("too many followers of the feed", retry_after=Seconds(5))
-        follower = Follower()
-        self._followers.add(follower)
+        follower = Follower(self._came)
+        self._came += 1
+        self._followers[follower] = None
         try:
             yield follower
         finally:
-            self._followers.discard(follower)
+            self._followers.pop(follower, None)
 
     def announce_keys(self, ring: Ring) -> None:
         """Tell followers of a ring whose published or revoked keys differ from what they heard last."""
@@ -149,9 +184,24 @@ class RevocationFeed:
             self._tell(changed)
 
     def close(self) -> None:
-        """Send every follower elsewhere."""
+        """Send every follower elsewhere, at once."""
         self._closed = True
         self._tell(CutOff())
+
+    async def drain(self, within: float) -> None:
+        """Send followers elsewhere one after the other, in at most ``within`` seconds.
+
+        Whoever is still here goes on hearing everything, and nobody new is let in: a node that gets a
+        thousand followers of another's at once is slow for those that it has.
+        """
+        self._closed = True
+        began, leaving = self._clock.monotonic(), tuple(self._followers)
+        apart = min(_APART, within / max(len(leaving), 1))
+        for place, follower in enumerate(leaving):
+            ahead = began + place * apart - self._clock.monotonic()
+            if ahead > 0:
+                await self._clock.sleep(ahead)
+            follower.offer(CutOff())
 
     async def run(self) -> None:
         """Follow the log until cancelled: at each wake-up, and each second whatever the bus does."""
@@ -179,10 +229,11 @@ class RevocationFeed:
             if isinstance(page, CursorGone):
                 # The store went back, or entries expired faster than they were read: all begin anew.
                 self._head = None
+                self.segments.forget()
                 self._tell(CutOff())
                 return
-            for entry in page.entries:
-                self._tell(entry)
+            for start in range(0, len(page.entries), BATCH):
+                self._tell(Entries(page.entries[start : start + BATCH]))
             complete = page.complete
             self._advance(Heartbeat(page.cursor, page.now), asked_at)
 
