@@ -33,6 +33,7 @@ class Request:
     verdict: Any
     since: int
     decided: int
+    rotates: bool
 
 
 @dataclass(slots=True)
@@ -67,6 +68,8 @@ class World:
     """Who redeemed outside a grace window, since the last copy, each party's turn counted once."""
     guaranteed: bool = True
     """Nobody but the owner has used the family, and the owner was never later than ``refresh_retry``."""
+    rotates: bool = True
+    """Whether the client's tokens rotate now; that may be switched at any time."""
     restored: bool = False
     ended: bool = False
     events: int = 0
@@ -90,7 +93,9 @@ class World:
 
     def decide(self, token: Any, client: str = CLIENT) -> Any:
         try:
-            return self.rules.decide(self.row, token, client, timing=TIMING, now=self.now)
+            return self.rules.decide(
+                self.row, token, client, timing=TIMING, now=self.now, rotates=self.rotates
+            )
         except SealBroken:
             assert self.issued.get(token.generation) != token, "R2: the row does not fit a genuine token"
             raise AssertionError("R3: a forged token got as far as the seal") from None
@@ -99,7 +104,8 @@ class World:
         """A request arrives and is decided; its commit comes later."""
         token = self.held.get(party)
         if token is not None:
-            self.flying.append(Request(party, token, self.decide(token), self.now, self.now))
+            decided = self.decide(token)
+            self.flying.append(Request(party, token, decided, self.now, self.now, self.rotates))
 
     def finish(self, request: Request, *, lost: bool) -> None:
         """Commit, deciding again for as long as another one was faster."""
@@ -122,6 +128,7 @@ class World:
                     self._check_refusal(request)
                     return
             request.verdict, request.decided = self.decide(request.token), self.now
+            request.rotates = self.rotates
         raise AssertionError("R1: a redemption never won though nobody else was there")
 
     def _take(self, change: Any) -> bool:
@@ -155,7 +162,7 @@ class World:
 
     def _redeemed(self, request: Request, change: Any, *, lost: bool) -> None:
         presented, answer = request.token.generation, change.token
-        self._check_answer(presented, answer, request.decided)
+        self._check_answer(presented, answer, request)
         self._count_turn(request, lost=lost)
         if self.last is not None and presented == self.last.successor:
             self.last.seen = True
@@ -173,10 +180,12 @@ class World:
     def newest(self) -> int:
         return self.last.successor if self.last is not None else 0
 
-    def _check_answer(self, presented: int, answer: Any, at: int) -> None:
-        last = self.last
+    def _check_answer(self, presented: int, answer: Any, request: Request) -> None:
+        last, at = self.last, request.decided
         known = self.issued.get(answer.generation)
         assert known is None or known.text() == answer.text(), "R2: two texts of one generation"
+        if not request.rotates and not self.restored:
+            assert answer.generation == self.newest(), "R2: rotated though this client does without"
         if last is None or self.restored:
             return
         if self.in_grace(at) and presented in (last.parent, last.successor):
@@ -188,11 +197,12 @@ class World:
             assert not last.seen, "R2: a replacement though the successor was presented"
             late = at - self.spent_at[presented] >= TIMING.refresh_retry
             assert not late, "R2: a replacement after refresh_retry"
-        assert answer.generation > self.newest(), "R2: outside the grace the answer is a new token"
+        if request.rotates:
+            assert answer.generation > self.newest(), "R2: outside the grace the answer is a new token"
 
     def _count_turn(self, request: Request, *, lost: bool) -> None:
         """Within one window both may ride, and who lost an answer comes back as if it had not been."""
-        if lost or self.in_grace(request.decided):
+        if lost or not request.rotates or self.in_grace(request.decided):
             self.turns = []
         elif not self.turns or self.turns[-1] != request.party:
             self.turns.append(request.party)

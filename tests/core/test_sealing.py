@@ -10,7 +10,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mintmark.core import sealing
+from mintmark.core.mark import MarkKey
 from mintmark.core.sealing import (
+    UNPEPPERED,
+    Pepper,
     SealBroken,
     SealKey,
     SealKeyUnknown,
@@ -182,3 +185,38 @@ def test_key_shows_nothing():
     """LG2: neither form of it has the secret in its repr."""
     assert "k" * 8 not in repr(KEK)
     assert KEK.secret.hex() not in repr(KEK)
+
+
+@given(st.binary(min_size=16), st.binary(min_size=16))
+def test_a_pepper_opens_what_it_sealed_and_what_was_sealed_without_one(first: bytes, second: bytes):
+    """What it is given opens, what was made without any too, and nothing else does."""
+    assume(first != second)
+    ours, theirs = (Pepper(key=Pepper.derive(each)) for each in (first, second))
+    both = Pepper(key=ours.key, also=(theirs.key,))
+    seals = {each: each.seal(PLAIN, secret=SECRET, context=CONTEXT) for each in (UNPEPPERED, ours, theirs)}
+    assert len(set(seals.values())) == 3
+    for opening, opened in (
+        (UNPEPPERED, [UNPEPPERED]),
+        (ours, [UNPEPPERED, ours]),
+        (theirs, [UNPEPPERED, theirs]),
+        (both, [UNPEPPERED, ours, theirs]),
+    ):
+        for made, sealed in seals.items():
+            if made in opened:
+                assert opening.unseal(sealed, secret=SECRET, context=CONTEXT) == PLAIN
+            else:
+                with pytest.raises(SealBroken):
+                    opening.unseal(sealed, secret=SECRET, context=CONTEXT)
+
+
+def test_the_key_of_a_pepper_is_derived_for_it_alone():
+    """RFC 5869: the secret that marks rows gives another key here, so that one tells nothing of the other."""
+    secret = b"k" * 32
+    derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"mintmark cluster_key sessions 1")
+    assert Pepper.derive(secret) == derived.derive(secret)
+    assert Pepper.derive(secret) not in (secret, MarkKey.from_bytes(secret).derived)
+
+
+def test_a_pepper_is_not_shown():
+    """Nothing that prints one prints its key."""
+    assert "secret" not in repr([Pepper(key=b"secret", also=(b"secret",))])

@@ -1,6 +1,7 @@
 """Refresh sessions by example: rules R1 to R7 at their edges, and the attacks that they answer."""
 
 import contextlib
+import itertools
 from dataclasses import fields, replace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from tests.core.plant import planted
 
 from mintmark.core import sealing, sessions
-from mintmark.core.sealing import SealBroken
+from mintmark.core.sealing import UNPEPPERED, Pepper, SealBroken
 from mintmark.core.sessions import (
     FromTheFuture,
     Redeem,
@@ -43,8 +44,8 @@ def at(offset: int) -> NumericDate:
     return NumericDate(NOW + offset)
 
 
-def login(timing: Timing = TIMING, *, cluster_key: bytes = b"") -> tuple[Session, RefreshToken]:
-    return sessions.start(BEGIN, rid=RID, seed=SEED, timing=timing, now=NOW, cluster_key=cluster_key)
+def login(timing: Timing = TIMING, *, pepper: Pepper = UNPEPPERED) -> tuple[Session, RefreshToken]:
+    return sessions.start(BEGIN, rid=RID, seed=SEED, timing=timing, now=NOW, pepper=pepper)
 
 
 def decide(
@@ -54,9 +55,12 @@ def decide(
     *,
     client: ClientId = CLIENT,
     timing: Timing = TIMING,
-    cluster_key: bytes = b"",
+    pepper: Pepper = UNPEPPERED,
+    rotates: bool = True,
 ) -> Verdict:
-    return sessions.decide(session, token, client, timing=timing, now=at(offset), cluster_key=cluster_key)
+    return sessions.decide(
+        session, token, client, timing=timing, now=at(offset), pepper=pepper, rotates=rotates
+    )
 
 
 def redeem(
@@ -65,6 +69,9 @@ def redeem(
     verdict = decide(session, token, offset, timing=timing)
     assert isinstance(verdict, Redeem)
     return verdict.after, verdict.token
+
+
+OURS, THEIRS = (Pepper(key=Pepper.derive(secret)) for secret in (b"k" * 32, b"l" * 32))
 
 
 def generation(number: int) -> RefreshToken:
@@ -229,6 +236,63 @@ def test_a_clock_that_was_set_back_does_not_stretch_the_grace(back: int):
     assert redeem(session, second, -back)[0].generation == (1 if back < GRACE else 2)
 
 
+# --- a client that does without rotation ---------------------------------------------------------------
+
+
+@given(st.integers(0, TIMING.session_idle - 1), st.integers(0, 3))
+def test_without_rotation_the_newest_token_answers_itself_at_any_age(age: int, rotations: int):
+    """RF1: whatever its generation, to the last second of its idle life; nothing is sealed anew."""
+    rows, tokens = history(rotations)
+    verdict = decide(rows[-1], tokens[-1], rotations * GRACE + age, rotates=False)
+    if rotations * GRACE + age < rows[-1].idle_until - NOW:
+        assert isinstance(verdict, Redeem)
+        assert (verdict.token, verdict.rotated) == (tokens[-1], False)
+        assert verdict.after.sealed == rows[-1].sealed
+    else:
+        assert verdict is Refusal.EXPIRED
+
+
+def test_without_rotation_a_refresh_keeps_the_session_from_being_idle():
+    """R6: a token that stays the same moves ``idle_until`` as any other, and never past the end."""
+    session, token = login()
+    for offset in (0, 1000, 2000):
+        verdict = decide(session, token, offset, rotates=False)
+        assert isinstance(verdict, Redeem)
+        session = verdict.after
+        assert session.idle_until == at(offset + TIMING.session_idle)
+    # The first sight of it was a change of who may refresh, the others were none.
+    assert session.version == 1
+
+
+def test_an_answer_that_was_lost_before_the_switch_is_given_once_more():
+    """R2 iii: the parent gets the newest token itself, for as long as it would have got a replacement."""
+    session, first = login()
+    session, second = redeem(session, first, 0)
+    for offset in (1, GRACE, RETRY - 1):
+        verdict = decide(session, first, offset, rotates=False)
+        assert isinstance(verdict, Redeem)
+        assert (verdict.token, verdict.rotated) == (second, False)
+    assert decide(session, first, RETRY, rotates=False) == Stolen(session.rid)
+
+
+def test_a_spent_token_from_before_the_switch_is_theft():
+    """R2 iv: a grandparent, and a parent whose successor is in use, end the session as ever."""
+    rows, tokens = history(2)
+    assert decide(rows[2], tokens[0], GRACE, rotates=False) == Stolen(rows[2].rid)
+    used = decide(rows[2], tokens[2], 2 * GRACE, rotates=False)
+    assert isinstance(used, Redeem)
+    assert decide(used.after, tokens[1], 3 * GRACE, rotates=False) == Stolen(rows[2].rid)
+
+
+def test_rotation_that_is_switched_on_again_goes_on_from_the_newest_token():
+    """The switch changes no row: the token that stayed the same is spent by its next refresh."""
+    session, token = login()
+    verdict = decide(session, token, 5000, rotates=False)
+    assert isinstance(verdict, Redeem)
+    session, successor = redeem(verdict.after, token, 6000)
+    assert (successor, session.parent) == (generation(1), 0)
+
+
 # --- R3: forgeries -----------------------------------------------------------------------------------
 
 
@@ -275,12 +339,12 @@ def test_another_sessions_token_is_a_forgery_here():
 # --- R4: a stolen database ---------------------------------------------------------------------------
 
 
-def history(rotations: int, *, cluster_key: bytes = b"") -> tuple[list[Session], list[RefreshToken]]:
+def history(rotations: int, *, pepper: Pepper = UNPEPPERED) -> tuple[list[Session], list[RefreshToken]]:
     """Every row that the session ever had, and every token, oldest first."""
-    session, token = login(cluster_key=cluster_key)
+    session, token = login(pepper=pepper)
     rows, tokens = [session], [token]
     for number in range(rotations):
-        verdict = decide(session, token, number * GRACE, cluster_key=cluster_key)
+        verdict = decide(session, token, number * GRACE, pepper=pepper)
         assert isinstance(verdict, Redeem)
         session, token = verdict.after, verdict.token
         rows.append(session)
@@ -327,7 +391,7 @@ def test_the_attack_finds_a_seal_that_the_row_itself_opens():
     """R4 planted wrong: a private half sealed under what the row holds is found by that attack."""
     public = "Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()"
     wrong = planted(
-        sessions, ("        seed, secret=token.signature + cluster_key,", f"        seed, secret={public},")
+        sessions, ("pepper.seal(seed, secret=token.signature,", f"pepper.seal(seed, secret={public},")
     )
     row, _ = wrong.start(BEGIN, rid=RID, seed=SEED, timing=TIMING, now=NOW)
     assert opens(row, values_in([row]))
@@ -346,12 +410,12 @@ def test_no_two_seals_of_a_session_share_a_key():
         assert steal(row, token) == SEED
 
 
-def steal(row: Session, token: RefreshToken, *, cluster_key: bytes = b"") -> bytes:
+def steal(row: Session, token: RefreshToken, *, pepper: Pepper = UNPEPPERED) -> bytes:
     """What a thief with a row and a token makes of them: the seed of every generation, or SealBroken."""
     context = b"mintmark refresh token 1\x00" + RID + token.generation.to_bytes(4)
     for sealed in filter(None, (row.sealed, row.parent_sealed)):
         try:
-            return sealing.unseal_once(sealed, secret=token.signature + cluster_key, context=context)
+            return pepper.unseal(sealed, secret=token.signature, context=context)
         except SealBroken:
             pass
     raise SealBroken
@@ -366,24 +430,52 @@ def test_residual_a_backup_and_a_spent_token_of_its_time_make_every_later_token(
 
 def test_with_a_cluster_key_a_backup_and_a_spent_token_of_its_time_are_nothing():
     """R4: what the store never held is mixed into each seal, so both together open none."""
-    rows, tokens = history(4, cluster_key=b"k" * 32)
+    rows, tokens = history(4, pepper=OURS)
     for row in rows:
         for token in tokens:
             with pytest.raises(SealBroken):
                 steal(row, token)
-    assert steal(rows[1], tokens[1], cluster_key=b"k" * 32) == SEED
+    assert steal(rows[1], tokens[1], pepper=OURS) == SEED
 
 
 def test_a_cluster_key_can_be_set_while_sessions_live():
     """A row sealed before it was set opens, and its next refresh is sealed with it."""
     session, first = login()
-    verdict = decide(session, first, 0, cluster_key=b"k" * 32)
+    verdict = decide(session, first, 0, pepper=OURS)
     assert isinstance(verdict, Redeem)
     with pytest.raises(SealBroken):
         decide(verdict.after, verdict.token, GRACE)
-    assert isinstance(decide(verdict.after, verdict.token, GRACE, cluster_key=b"k" * 32), Redeem)
+    assert isinstance(decide(verdict.after, verdict.token, GRACE, pepper=OURS), Redeem)
     # The parent's seal is still the old one, and serves a repeat all the same.
-    assert isinstance(decide(verdict.after, first, 1, cluster_key=b"k" * 32), Redeem)
+    assert isinstance(decide(verdict.after, first, 1, pepper=OURS), Redeem)
+
+
+def test_a_cluster_key_can_be_replaced_while_sessions_live():
+    """Each step of a rolling replacement opens what the step before and the one after seal."""
+    steps = [
+        OURS,
+        Pepper(key=OURS.key, also=(THEIRS.key,)),
+        Pepper(key=THEIRS.key, also=(OURS.key,)),
+        THEIRS,
+    ]
+    for before, after in itertools.pairwise(steps):
+        for first, second in ((before, after), (after, before)):
+            session, token = login(pepper=first)
+            verdict = decide(session, token, 0, pepper=second)
+            assert isinstance(verdict, Redeem)
+            assert isinstance(decide(verdict.after, token, 1, pepper=first), Redeem)
+    with pytest.raises(SealBroken):
+        decide(*login(pepper=OURS), 0, pepper=THEIRS)
+
+
+def test_a_session_from_before_the_cluster_key_keeps_the_residual_of_its_old_backups():
+    """R4, the residual: its seed is the same for its whole life, and an old seal was made without the key."""
+    rows, tokens = history(1)
+    verdict = decide(rows[1], tokens[1], 2 * GRACE, pepper=OURS)
+    assert isinstance(verdict, Redeem)
+    assert steal(rows[1], tokens[1]) == SEED
+    with pytest.raises(SealBroken):
+        steal(replace(verdict.after, parent_sealed=None), verdict.token)
 
 
 def test_a_row_that_does_not_fit_its_token_is_damage_and_no_verdict():

@@ -95,6 +95,10 @@ class Sessions(RuleBasedStateMachine):
     def log_out(self):
         self.world.end()
 
+    @rule()
+    def switch_rotation(self):
+        self.world.rotates = not self.world.rotates
+
     @precondition(lambda self: len(self.world.rows) > 3)
     @rule(pick=picks)
     def restore(self, pick: int):
@@ -132,7 +136,8 @@ def test_promises_hold_over_lost_answers_tabs_thieves_and_restores():
     search(Sessions, steps=40, factor=5)
 
 
-RETRIES = "if not session.presented and now < spent_at + timing.refresh_retry:"
+RETRIES = "may_be_lost = not session.presented and now < spent_at + timing.refresh_retry"
+GRACES = "if within_grace or (may_be_lost and not rotates):"
 
 PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     "there is no grace": (
@@ -141,11 +146,11 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     ),
     "the newest token rotates within the grace": (
         "R2: not the same successor within the grace",
-        ("if within_grace and session.generation != FIRST:", "if False:"),
+        ("if not rotates or (within_grace and session.generation != FIRST):", "if not rotates:"),
     ),
     "the parent gets another successor within the grace": (
         "R2: not the same successor within the grace",
-        ("        if within_grace:\n            successor", "        if False:\n            successor"),
+        (GRACES, "if may_be_lost and not rotates:"),
     ),
     "the grace counts from the login": (
         "R2: not the same successor within the grace",
@@ -159,10 +164,10 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
         "R2: the row does not fit a genuine token",
         ("    if token.generation == session.parent:\n", "    if token.generation < session.generation:\n"),
     ),
-    "nobody gets a replacement": ("R2: a lost answer logged the owner out", (RETRIES, "if False:")),
+    "nobody gets a replacement": ("R2: a lost answer logged the owner out", (RETRIES, "may_be_lost = False")),
     "whether the successor was presented does not matter": (
         "R2: a replacement though the successor was presented|R1: more than one line",
-        ("if not session.presented and now", "if now"),
+        ("not session.presented and now < spent_at", "now < spent_at"),
     ),
     "the first sight of a token is not noted": (
         "R2: a replacement though the successor was presented|R1: more than one line",
@@ -170,7 +175,7 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     ),
     "a replacement at any time": (
         "R2: a replacement after refresh_retry",
-        (RETRIES, "if not session.presented:"),
+        (RETRIES, "may_be_lost = not session.presented"),
     ),
     "the time for a replacement counts anew": (
         "R2: a replacement after refresh_retry",
@@ -184,6 +189,18 @@ PLANTED: dict[str, tuple[str, *tuple[tuple[str, str], ...]]] = {
     "the parent's seal is dropped": (
         "R2: the row does not fit a genuine token",
         ("parent_sealed=session.parent_sealed if again else session.sealed", "parent_sealed=None"),
+    ),
+    "the newest token rotates for a client that does without": (
+        "R2: rotated though this client does without",
+        ("if not rotates or (within_grace", "if (within_grace"),
+    ),
+    "a lost answer is replaced for a client that does without": (
+        "R2: rotated though this client does without",
+        (GRACES, "if within_grace:"),
+    ),
+    "a client that does without has no thieves": (
+        "R2: a replacement|R2: neither the newest token nor its parent|R1: more than one line",
+        (GRACES, "if within_grace or not rotates:"),
     ),
     "theft is only refused": (
         "R2: unknown for a genuine token",

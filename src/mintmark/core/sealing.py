@@ -125,6 +125,41 @@ def unseal_once(sealed: bytes, *, secret: bytes, context: bytes) -> bytes:
         raise SealBroken("the seal does not open") from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Pepper:
+    """What is mixed into the secrets of :func:`seal_once` and stands in no store, so that who has the store
+    and one of those secrets still opens nothing."""
+
+    key: bytes = b""
+    """With this seals are made; empty where there is none."""
+    also: tuple[bytes, ...] = ()
+    """What opens seals too, while one key comes or goes. One that was made without any always opens."""
+
+    @staticmethod
+    def derive(secret: bytes) -> bytes:
+        """The key that the secret of the setting ``cluster_key`` gives for this purpose alone (RFC 5869)."""
+        return HKDF(
+            algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=b"mintmark cluster_key sessions 1"
+        ).derive(secret)
+
+    def seal(self, plaintext: bytes, *, secret: bytes, context: bytes) -> bytes:
+        """As :func:`seal_once`; all of ``secret`` must be of one length, or two pairs could be one."""
+        return seal_once(plaintext, secret=secret + self.key, context=context)
+
+    def unseal(self, sealed: bytes, *, secret: bytes, context: bytes) -> bytes:
+        """What was sealed with any of these keys, or before there was one; raises SealBroken."""
+        for key in dict.fromkeys((self.key, *self.also, b"")):
+            try:
+                return unseal_once(sealed, secret=secret + key, context=context)
+            except SealBroken:
+                pass
+        raise SealBroken("the seal does not open")
+
+
+UNPEPPERED: Final = Pepper()
+"""Nothing is mixed in: the setting ``cluster_key`` has no value."""
+
+
 def _derive(secret: bytes, context: bytes) -> bytes:
     return HKDF(
         algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=b"mintmark seal 1\x00" + context

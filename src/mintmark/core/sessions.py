@@ -8,7 +8,10 @@ only who holds one of these can make the next, so a stolen database refreshes no
 is deterministic, so a repeated answer is the same token byte for byte (R2 ii).
 
 Residual: a backup together with a token that was newest or parent at that time yields the private half,
-unless a ``cluster_key`` that the store never held is mixed into the seals.
+unless a :class:`~mintmark.core.sealing.Pepper` that the store never held is mixed into the seals.
+
+A client may do without rotation (FAPI 2.0 s.5.3.2.1 forbids it as a routine): then the newest token is
+answered by itself at any age, and what it is worth to a thief depends on what its client has beside it.
 """
 
 import hmac
@@ -20,6 +23,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from mintmark.core import base64url, sealing
+from mintmark.core.sealing import UNPEPPERED, Pepper
 from mintmark.core.timing import Timing
 from mintmark.units import ClientId, Issuer, Kid, NumericDate, Rid, Sub
 
@@ -191,12 +195,9 @@ def start(
     seed: bytes,
     timing: Timing,
     now: NumericDate,
-    cluster_key: bytes = b"",
+    pepper: Pepper = UNPEPPERED,
 ) -> tuple[Session, RefreshToken]:
-    """A new session and its first token; ``rid`` is 16 random bytes and ``seed`` 32, each used once.
-
-    ``cluster_key`` is secret bytes that the store never holds, the same at each call (R4), or none.
-    """
+    """A new session and its first token; ``rid`` is 16 random bytes and ``seed`` 32, each used once."""
     private = Ed25519PrivateKey.from_private_bytes(seed)
     token = _sign(private, Rid(base64url.encode(rid)), FIRST)
     session = Session(
@@ -216,7 +217,7 @@ def start(
         address=begin.address[:MAX_ADDRESS],
         public_key=private.public_key().public_bytes_raw(),
         generation=FIRST,
-        sealed=_seal(seed, token, cluster_key),
+        sealed=_seal(seed, token, pepper),
         rotated_at=now,
         last_exp=now,
     )
@@ -230,10 +231,13 @@ def decide(
     *,
     timing: Timing,
     now: NumericDate,
-    cluster_key: bytes = b"",
+    rotates: bool = True,
+    pepper: Pepper = UNPEPPERED,
 ) -> Verdict:
     """What the redemption of ``token`` by ``client_id`` comes to, with ``now`` the store's time.
 
+    Where the client's tokens do not rotate (``rotates``), the newest stays what it is and a parent of it that
+    is there from before gets it within its time; whatever is older is theft as ever.
     The answer is only a proposal: of any number of proposals on one version the store takes one (R1).
     Raises SealBroken where the row does not fit a token that is genuine: it was damaged or changed.
     """
@@ -256,16 +260,17 @@ def decide(
     # The last second counts: times are rounded down, and two tabs must get the whole of the grace.
     within_grace = abs(now - session.rotated_at) <= timing.refresh_grace
     if token.generation == session.generation:
-        if within_grace and session.generation != FIRST:
+        if not rotates or (within_grace and session.generation != FIRST):
             return _repeat(session, token, token, timing, now)
-        return _succeed(session, token, timing, now, cluster_key)
+        return _succeed(session, token, timing, now, pepper)
     if token.generation == session.parent:
-        if within_grace:
-            successor = _sign(_unseal(session, token, cluster_key), token.rid, session.generation)
-            return _repeat(session, token, successor, timing, now)
         spent_at = session.parent_spent_at if session.parent_spent_at is not None else session.rotated_at
-        if not session.presented and now < spent_at + timing.refresh_retry:
-            return _succeed(session, token, timing, now, cluster_key)
+        may_be_lost = not session.presented and now < spent_at + timing.refresh_retry
+        if within_grace or (may_be_lost and not rotates):
+            successor = _sign(_unseal(session, token, pepper), token.rid, session.generation)
+            return _repeat(session, token, successor, timing, now)
+        if may_be_lost:
+            return _succeed(session, token, timing, now, pepper)
     return Stolen(session.rid)
 
 
@@ -291,20 +296,20 @@ def with_access_token(redeem: Redeem, *, exp: NumericDate, kid: Kid) -> Redeem:
 
 
 def _succeed(
-    session: Session, token: RefreshToken, timing: Timing, now: NumericDate, cluster_key: bytes
+    session: Session, token: RefreshToken, timing: Timing, now: NumericDate, pepper: Pepper
 ) -> Redeem:
     """Rotate: the presented token becomes the parent, whether it was the newest or has been already.
 
     Where it has been already, its successor was never presented: that one is replaced, and counts as spent.
     """
-    private = _unseal(session, token, cluster_key)
+    private = _unseal(session, token, pepper)
     successor = _sign(private, token.rid, session.generation + 1)
     seed = private.private_bytes_raw()
     again = token.generation == session.parent
     after = replace(
         session,
         generation=successor.generation,
-        sealed=_seal(seed, successor, cluster_key),
+        sealed=_seal(seed, successor, pepper),
         rotated_at=now,
         presented=False,
         parent=token.generation,
@@ -359,25 +364,20 @@ def is_genuine(session: Session, token: RefreshToken) -> bool:
     return True
 
 
-def _seal(seed: bytes, token: RefreshToken, cluster_key: bytes) -> bytes:
-    # A signature has one length, so no two pairs of token and cluster key make one secret.
-    return sealing.seal_once(
-        seed, secret=token.signature + cluster_key, context=_message(token.rid, token.generation)
-    )
+def _seal(seed: bytes, token: RefreshToken, pepper: Pepper) -> bytes:
+    return pepper.seal(seed, secret=token.signature, context=_message(token.rid, token.generation))
 
 
-def _unseal(session: Session, token: RefreshToken, cluster_key: bytes) -> Ed25519PrivateKey:
+def _unseal(session: Session, token: RefreshToken, pepper: Pepper) -> Ed25519PrivateKey:
     """The private half, with the key that only the holder of ``token`` has.
 
-    Raises SealBroken where the row does not fit the token: it was tampered with or damaged.
+    Raises SealBroken where the row does not fit the token: it was tampered with or damaged, or sealed with a
+    key of the cluster that is not here.
     """
     sealed = session.sealed if token.generation == session.generation else session.parent_sealed
     if sealed is None:
         raise sealing.SealBroken
     context = _message(token.rid, token.generation)
-    try:
-        seed = sealing.unseal_once(sealed, secret=token.signature + cluster_key, context=context)
-    except sealing.SealBroken:
-        # Sealed before the cluster key was set: it opens, and the next seal has the key in it.
-        seed = sealing.unseal_once(sealed, secret=token.signature, context=context)
-    return Ed25519PrivateKey.from_private_bytes(seed)
+    return Ed25519PrivateKey.from_private_bytes(
+        pepper.unseal(sealed, secret=token.signature, context=context)
+    )
