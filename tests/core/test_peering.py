@@ -192,6 +192,18 @@ def test_what_was_taken_from_user_or_client_is_in_no_token(less):
     assert judged(claims(), **less) is PeerRefusal.NOT_COVERED
 
 
+@pytest.mark.parametrize(("not_before", "reason"), [(NOW - 6, None), (NOW - 5, PeerRefusal.NOT_COVERED)])
+def test_what_a_revocation_by_time_denies_is_signed_for_nobody(not_before, reason):
+    """Claims with an ``iat`` up to the client's ``not_before`` are refused, whoever asks, and later ones not.
+
+    A node that was taken over, or read its client before the event, would get tokens that are revoked.
+    """
+    denied = NumericDate(not_before)
+    assert judged(claims(), client=replace(SPA, not_before=denied)) is reason
+    service = replace(SERVICE, not_before=denied)
+    assert judged(own(), client=service, user=None, session=None) is reason
+
+
 def test_token_that_outlives_its_sessions_row_is_refused():
     """An ``exp`` later than the row's ``last_exp`` would outlive the event that denies it (R5)."""
     assert judged(claims(), session=replace(SESSION, last_exp=NOW)) is PeerRefusal.NOT_COVERED

@@ -115,6 +115,26 @@ async def test_refusal_that_no_key_explains_ends_at_once(node: Surface):
     assert node.services.audit.counts == before
 
 
+@pytest.mark.parametrize("ahead", [-6, -5, 0, 35, 36])
+async def test_nothing_is_planned_that_a_revocation_by_time_denies(node: Surface, ahead):
+    """While ``iat`` would be at or before ``not_before`` minting waits, and says to the second how long."""
+    issuing, clock = issuing_of(node), node.clock
+    assert isinstance(clock, FakeClock)
+    not_before = NumericDate(clock.now() + ahead)
+    if ahead < -5:
+        assert issuing.plan(request(node), not_before=not_before).minting.iat > not_before
+        return
+    with pytest.raises(NotReady) as refused:
+        issuing.plan(request(node), not_before=not_before)
+    assert refused.value.retry_after == ahead + 6
+    clock.advance(refused.value.retry_after - 1)
+    with pytest.raises(NotReady):
+        issuing.plan(request(node), not_before=not_before)
+    clock.advance(1)
+    await node.services.ring.refresh()
+    assert issuing.plan(request(node), not_before=not_before).minting.iat == not_before + 1
+
+
 @pytest.mark.parametrize(("left", "longest"), [(60, 60), (1, 1), (0, 1), (-5, 1), (10_000, 900)])
 async def test_life_ends_with_what_it_belongs_to(node: Surface, left, longest):
     """``not_after`` shortens a life, down to one second, and never lengthens it (RF3, TC4)."""

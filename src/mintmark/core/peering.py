@@ -139,6 +139,9 @@ def refusal(
         return PeerRefusal.BAD_TIMES
     if client is None:
         return PeerRefusal.NOT_LIVE
+    if claims.iat <= client.not_before:
+        # Revoked before it is signed; who asks read its client earlier, or does not care.
+        return PeerRefusal.NOT_COVERED
     if not (claims.scope <= frozenset(client.scopes) and claims.aud <= frozenset(client.audiences)):
         return PeerRefusal.NOT_COVERED
     if claims.rid is None:

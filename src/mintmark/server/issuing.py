@@ -18,6 +18,7 @@ from mintmark.units import Kid, NodeId, NumericDate, Seconds
 
 _PATIENCE: Final = 2.0
 _PAUSE: Final = 0.01
+_NEVER: Final = NumericDate(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,27 @@ class Issuing:
         if abs(membership.offset(before, store, self._clock.now())) > self._timing.clock_skew:
             raise NotReady("this node's clock is too far from the store's")
 
-    def plan(self, request: TokenRequest, *, not_after: NumericDate | None = None) -> Planned:
+    def check_not_before(self, not_before: NumericDate) -> None:
+        """Raise NotReady while ``iat`` would be ``not_before`` or earlier: what is revoked is not minted."""
+        _check_not_before(self._clock.now(), not_before)
+
+    def plan(
+        self,
+        request: TokenRequest,
+        *,
+        not_after: NumericDate | None = None,
+        not_before: NumericDate = _NEVER,
+    ) -> Planned:
         """Fix every claim, ``iat`` and ``exp`` included (R5); ``not_after`` shortens the life.
 
-        Raises NotReady where no key may sign for this node.
+        ``not_before`` is the client's, as it was read for this request: an event that is appended after that
+        denies what is planned here, because it lies ahead by the skew and longer than a request may take.
+        Raises NotReady where no key may sign for this node, or not yet for this client.
         """
         random = self._entropy.token_bytes(minting.RANDOM_BYTES)
         kid = self._choose(random)
         now = self._clock.now()
+        _check_not_before(now, not_before)
         ttl = self._timing.access_ttl
         if not_after is not None:
             ttl = Seconds(max(1, min(ttl, not_after - now)))
@@ -158,3 +172,9 @@ class Issuing:
         minted = planned.minting
         self._audit.record(EventName.TOKEN_ISSUED, jti=minted.jti, kid=signature.kid, exp=minted.exp)
         return AccessTokenIssued(signature.token, Seconds(max(0, minted.exp - self._clock.now())), scope)
+
+
+def _check_not_before(now: NumericDate, not_before: NumericDate) -> None:
+    left = not_before - (now - minting.BACKDATED) + 1
+    if left > 0:
+        raise NotReady("tokens of this time are revoked", retry_after=Seconds(left))

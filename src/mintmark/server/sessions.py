@@ -86,6 +86,8 @@ class Sessions:
         if not client.first_party:
             raise UnauthorizedClient("this client may not send passwords")
         audiences = directory.narrow_audience(audience, client.audiences)
+        # Before a password is hashed for a token that could not be minted yet.
+        self._issuing.check_not_before(client.not_before)
         user = await self._store.directory.user_named(self._issuer, _name(username))
         usable = _is_text(password)
         check = await self._passwords.verify(
@@ -108,7 +110,11 @@ class Sessions:
             timing=self._timing,
             now=now,
         )
-        planned = self._issuing.plan(_request(session, granted, audiences), not_after=session.expires_at)
+        planned = self._issuing.plan(
+            _request(session, granted, audiences),
+            not_after=session.expires_at,
+            not_before=client.not_before,
+        )
         session = sessions.covering(session, exp=planned.minting.exp, kid=planned.kid)
         # Signed before the session is there, so that a signer that is away leaves no session that nobody
         # has; until the store has taken it, the token goes nowhere. Another node signs nothing for a session
@@ -241,7 +247,9 @@ class Sessions:
         if not audiences:
             raise self._refused(client, session.rid, "audience_removed")
         chosen = directory.narrow_audience(audience, audiences) if audience else audiences
-        planned = self._issuing.plan(_request(session, granted, chosen), not_after=session.expires_at)
+        planned = self._issuing.plan(
+            _request(session, granted, chosen), not_after=session.expires_at, not_before=client.not_before
+        )
         change = sessions.with_access_token(verdict, exp=planned.minting.exp, kid=planned.kid)
         if not await self._store.sessions.redeem(change):
             return None

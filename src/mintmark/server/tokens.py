@@ -122,7 +122,7 @@ class _Issuance:
             aud=directory.narrow_audience(self.wish.audience, self.client.audiences),
             scope=scope,
         )
-        issued = await self.issuing.sign(self.issuing.plan(request), scope)
+        issued = await self.issuing.sign(self.issuing.plan(request, not_before=self.client.not_before), scope)
         return Granted(issued.access_token, issued.expires_in, issued.scope)
 
     async def refresh(self, refresh_token: str) -> Granted:
