@@ -20,6 +20,7 @@ from mintmark.core.algorithm import Algorithm
 from mintmark.core.directory import Client, User
 from mintmark.core.key import Activation
 from mintmark.core.minting import ACCESS_TOKEN_TYP
+from mintmark.core.sealing import UNPEPPERED, Pepper
 from mintmark.core.timing import Timing
 from mintmark.http.app import create_app
 from mintmark.ports.bus import Bus
@@ -179,6 +180,7 @@ async def surface(
     hash_queue: int = 64,
     beside: Surface | None = None,
     feed_tokens: tuple[str, ...] = (),
+    pepper: Pepper = UNPEPPERED,
 ) -> AsyncIterator[Surface]:
     """A node of ``issuer`` with an active key, Alice, a public client ``spa`` and a service ``stock``.
 
@@ -209,6 +211,7 @@ async def surface(
         followers=feed_limit,
         streams_per_address=streams_per_address,
         feed_tokens=feed_tokens,
+        pepper=pepper,
     )
     ring, feed = services.ring, services.feed
     app = create_app(services)

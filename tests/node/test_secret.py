@@ -5,8 +5,9 @@ import sys
 import pytest
 
 from mintmark.core.mark import MarkKey, Marks
+from mintmark.core.sealing import Pepper
 from mintmark.errors import ConfigurationError
-from mintmark.node.secret import read_marks, read_secret
+from mintmark.node.secret import ClusterKeys, read_cluster_keys, read_marks, read_secret
 from mintmark.server.setting import SecretForm, SecretSource
 from mintmark.server.settings import read
 
@@ -50,19 +51,29 @@ async def test_secret_that_cannot_be_read_names_the_setting(source, reason):
     assert str(source) in str(refused.value)
 
 
-async def test_marks_are_what_the_settings_say(tmp_path, monkeypatch):
-    """None without a key; and with one those of a second too, or rows that nobody marked."""
+async def test_cluster_keys_are_what_the_settings_say(tmp_path, monkeypatch):
+    """None without a secret; and with one those of a second too, or what was written without any.
+
+    While that is taken, nodes without the secret may run, so no session is sealed with it yet.
+    """
     monkeypatch.setenv("ONE", _SECRET)
     monkeypatch.setenv("TWO", _SECRET[::-1])
     one, two = (MarkKey.from_bytes(secret.encode()) for secret in (_SECRET, _SECRET[::-1]))
+    first, second = (Pepper.derive(secret.encode()) for secret in (_SECRET, _SECRET[::-1]))
     given = {
-        (): Marks(),
-        (("cluster_key", "env:ONE"),): Marks(key=one),
-        (("cluster_key", "env:ONE"), ("cluster_key_also", "env:TWO")): Marks(key=one, also=(two,)),
-        (("cluster_key", "env:ONE"), ("cluster_key_also", "unmarked")): Marks(key=one, unmarked=True),
+        (): ClusterKeys(),
+        (("cluster_key", "env:ONE"),): ClusterKeys(Marks(key=one), Pepper(key=first)),
+        (("cluster_key", "env:ONE"), ("cluster_key_also", "env:TWO")): ClusterKeys(
+            Marks(key=one, also=(two,)), Pepper(key=first, also=(second,))
+        ),
+        (("cluster_key", "env:ONE"), ("cluster_key_also", "unmarked")): ClusterKeys(
+            Marks(key=one, unmarked=True), Pepper(also=(first,))
+        ),
     }
-    for document, marks in given.items():
-        assert await read_marks(read(dict(document), {}, folder=tmp_path)) == marks
+    for document, keys in given.items():
+        settings = read(dict(document), {}, folder=tmp_path)
+        assert await read_cluster_keys(settings) == keys
+        assert await read_marks(settings) == keys.marks
 
 
 async def test_command_of_the_cluster_key_sees_no_secret_that_a_variable_holds(tmp_path, monkeypatch):

@@ -4,10 +4,12 @@ import asyncio
 import os
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mintmark.core.mark import MarkKey, Marks
+from mintmark.core.mark import UNMARKED, MarkKey, Marks
+from mintmark.core.sealing import UNPEPPERED, Pepper
 from mintmark.errors import ConfigurationError
 from mintmark.node.custody import without_secrets
 from mintmark.server.setting import SecretForm, SecretSource
@@ -16,6 +18,14 @@ from mintmark.server.settings import Settings
 _MAX_BYTES: Final = 65_536
 _PATIENCE: Final = 30.0
 """Seconds for a command: it may ask a vault."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ClusterKeys:
+    """What the secret that nodes share and the store never holds is used for, each use with its own key."""
+
+    marks: Marks = UNMARKED
+    pepper: Pepper = UNPEPPERED
 
 
 async def read_secret(
@@ -45,21 +55,33 @@ async def read_secret(
     return secret
 
 
-async def read_marks(settings: Settings) -> Marks:
+async def read_cluster_keys(settings: Settings) -> ClusterKeys:
     """What ``cluster_key`` and ``cluster_key_also`` come to; raises ConfigurationError."""
     if settings.cluster_key is None:
-        return Marks()
+        return ClusterKeys()
     for_command = without_secrets(settings, os.environ)
-    key = await _mark_key(settings.cluster_key, "cluster_key", for_command)
+    key, own = await _derived(settings.cluster_key, "cluster_key", for_command)
     also = settings.cluster_key_also
-    if not isinstance(also, SecretSource):
-        return Marks(key=key, unmarked=also is not None)
-    return Marks(key=key, also=(await _mark_key(also, "cluster_key_also", for_command),))
+    if isinstance(also, SecretSource):
+        second, other = await _derived(also, "cluster_key_also", for_command)
+        return ClusterKeys(Marks(key=key, also=(second,)), Pepper(key=own, also=(other,)))
+    if also is not None:
+        # Some nodes may have no key yet: they open what is sealed without one, and nothing else.
+        return ClusterKeys(Marks(key=key, unmarked=True), Pepper(also=(own,)))
+    return ClusterKeys(Marks(key=key), Pepper(key=own))
 
 
-async def _mark_key(source: SecretSource, setting: str, for_command: Mapping[str, str]) -> MarkKey:
+async def read_marks(settings: Settings) -> Marks:
+    """The marks alone; as :func:`read_cluster_keys`."""
+    return (await read_cluster_keys(settings)).marks
+
+
+async def _derived(
+    source: SecretSource, setting: str, for_command: Mapping[str, str]
+) -> tuple[MarkKey, bytes]:
+    secret = await read_secret(source, setting=setting, for_command=for_command)
     try:
-        return MarkKey.from_bytes(await read_secret(source, setting=setting, for_command=for_command))
+        return MarkKey.from_bytes(secret), Pepper.derive(secret)
     except ValueError as error:
         raise ConfigurationError(setting, f"{source}: {error}") from None
 

@@ -7,7 +7,7 @@ from typing import Final
 from mintmark.adapters.argon2 import Argon2Hasher
 from mintmark.adapters.registry import make_bus, make_publisher, make_store
 from mintmark.errors import ConfigurationError, StoreUnavailable
-from mintmark.node.secret import read_marks
+from mintmark.node.secret import ClusterKeys, read_cluster_keys
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock, Entropy
 from mintmark.ports.passwords import PasswordHasher
@@ -25,15 +25,21 @@ _PAUSE: Final = 0.5
 
 @contextlib.asynccontextmanager
 async def open_store(
-    settings: Settings, *, attempts: int = 1, clock: Clock = SYSTEM_CLOCK, entropy: Entropy = SYSTEM_ENTROPY
+    settings: Settings,
+    *,
+    keys: ClusterKeys | None = None,
+    attempts: int = 1,
+    clock: Clock = SYSTEM_CLOCK,
+    entropy: Entropy = SYSTEM_ENTROPY,
 ) -> AsyncIterator[Store]:
     """The store, its schema up to date. Raises StoreUnavailable or StoreDamaged with the reason, and
-    ConfigurationError where the key of the cluster cannot be read.
+    ConfigurationError where the key of the cluster cannot be read; ``keys`` are what was read already.
 
     More ``attempts`` are for who would cost more to start again than to wait: many processes that start in
     one moment keep each other, and the database, from answering in time.
     """
-    store = make_store(settings.store, clock=clock, entropy=entropy, marks=await read_marks(settings))
+    keys = keys or await read_cluster_keys(settings)
+    store = make_store(settings.store, clock=clock, entropy=entropy, marks=keys.marks)
     for left in reversed(range(attempts)):
         try:
             await store.open()

@@ -26,6 +26,7 @@ from mintmark.http.protocol import bounded_http
 from mintmark.node import logs
 from mintmark.node.elsewhere import Elsewhere
 from mintmark.node.link import Assignment, Line, Served, decode_assignment
+from mintmark.node.secret import read_cluster_keys
 from mintmark.node.store import open_bus, open_passwords, open_store
 from mintmark.ports.signer import HardeningReport
 from mintmark.server.audit import Audit
@@ -127,8 +128,10 @@ async def _services(
 ) -> AsyncIterator[tuple[Services, ...]]:
     """Everything that answers requests, for each issuer, over the backends that are configured."""
     settings = assignment.settings
+    # Once: a command that prints the secret may ask somebody each time.
+    keys = await read_cluster_keys(settings)
     async with (
-        open_store(settings, attempts=_ATTEMPTS) as store,
+        open_store(settings, keys=keys, attempts=_ATTEMPTS) as store,
         open_bus(settings) as bus,
         open_passwords(settings) as passwords,
     ):
@@ -151,6 +154,7 @@ async def _services(
                     # Each has its share: the followers of one cannot use up those of another.
                     followers=_FOLLOWERS // len(settings.issuers),
                     peers=Elsewhere(one.issuer, others) if settings.cold_start == PEER else None,
+                    pepper=keys.pepper,
                 )
                 for one in settings.issuers
             )

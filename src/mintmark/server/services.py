@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from mintmark.core.algorithm import Algorithm
+from mintmark.core.sealing import UNPEPPERED, Pepper
 from mintmark.core.timing import Timing
 from mintmark.ports.bus import Bus
 from mintmark.ports.clock import Clock, Entropy
@@ -61,10 +62,11 @@ def compose(
     streams_per_address: int = 256,
     peers: PeerSigner | None = None,
     feed_tokens: tuple[str, ...] = (),
+    pepper: Pepper = UNPEPPERED,
 ) -> Services:
     """The services of ``issuer`` over these ports; ``followers`` bounds the streams of the feed.
 
-    ``peers`` signs where this node cannot, if it is to.
+    ``peers`` signs where this node cannot, if it is to. ``pepper`` is mixed into the seals of sessions.
 
     Nothing runs yet: whoever calls this runs ``ring.run()`` and ``feed.run()`` for as long as they serve.
     """
@@ -89,6 +91,7 @@ def compose(
         entropy=entropy,
         timing=timing,
         audit=audit,
+        pepper=pepper,
     )
     clients = Clients(issuer, directory=store.directory, audit=audit)
     return Services(

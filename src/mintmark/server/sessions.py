@@ -8,6 +8,7 @@ from mintmark.core import directory, sealing, sessions
 from mintmark.core.directory import Client, User
 from mintmark.core.events import EventName
 from mintmark.core.minting import TokenRequest
+from mintmark.core.sealing import UNPEPPERED, Pepper
 from mintmark.core.sessions import EndCause, FromTheFuture, Redeem, Refusal, Session, SessionStart, Stolen
 from mintmark.core.timing import Timing
 from mintmark.errors import (
@@ -58,6 +59,7 @@ class Sessions:
         entropy: Entropy,
         timing: Timing,
         audit: Audit,
+        pepper: Pepper = UNPEPPERED,
     ) -> None:
         self._issuer = issuer
         self._store = store
@@ -67,6 +69,7 @@ class Sessions:
         self._entropy = entropy
         self._timing = timing
         self._audit = audit
+        self._pepper = pepper
         self._windows = Windows()
 
     async def log_in(
@@ -109,6 +112,7 @@ class Sessions:
             seed=self._entropy.token_bytes(32),
             timing=self._timing,
             now=now,
+            pepper=self._pepper,
         )
         planned = self._issuing.plan(
             _request(session, granted, audiences),
@@ -224,7 +228,16 @@ class Sessions:
         self, session: Session | None, token: sessions.RefreshToken, client: Client, now: NumericDate
     ) -> sessions.Verdict:
         try:
-            return sessions.decide(session, token, client.client_id, timing=self._timing, now=now)
+            return sessions.decide(
+                session,
+                token,
+                client.client_id,
+                timing=self._timing,
+                now=now,
+                # Without a secret beside it, one that stays the same is a thief's for as long as it lives.
+                rotates=client.rotates_refresh or client.secret_hash is None,
+                pepper=self._pepper,
+            )
         except sealing.SealBroken:
             raise StoreDamaged("a session's row does not fit its own token") from None
 
