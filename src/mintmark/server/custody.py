@@ -9,6 +9,7 @@ from typing import Final
 from mintmark.core.events import EventName
 from mintmark.core.key import SIGNING, Key, KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Ring
+from mintmark.core.logout_token import LOGOUT_TOKEN_TYP
 from mintmark.core.minting import ACCESS_TOKEN_TYP
 from mintmark.core.timing import MAX_LEEWAY, Timing
 from mintmark.errors import MintmarkError, SignerUnavailable
@@ -20,7 +21,7 @@ from mintmark.server.audit import Audit
 from mintmark.server.deadline import Deadline
 from mintmark.units import Issuer, Kid, NodeId, NumericDate, Seconds
 
-_TYPS: Final = frozenset({ACCESS_TOKEN_TYP})
+_TYPS: Final = frozenset({ACCESS_TOKEN_TYP, LOGOUT_TOKEN_TYP})
 _TRY_EVERY: Final = 10.0
 """Seconds between two attempts to load a key that could not be loaded, and two looks at the token."""
 _TOKEN_PATIENCE: Final = 1.0
