@@ -72,6 +72,8 @@ class EventName(StrEnum):
     LOGIN_FAILED = "login.failed"
     CLIENT_REFUSED = "client.refused"
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - the name of an event
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105 - the name of an event
+    TOKENS_REVOKED = "tokens.revoked"
     TOKEN_SIGNED_FOR_PEER = "token.signed_for_peer"  # noqa: S105 - the name of an event
     PEER_REFUSED = "peer.refused"
     PEER_TURNED_AWAY = "peer.turned_away"
@@ -109,6 +111,7 @@ WARNINGS = frozenset(
         EventName.STORE_FAILED,
         EventName.BUS_LOST,
         EventName.SESSION_STOLEN,
+        EventName.TOKENS_REVOKED,
         EventName.PEER_REFUSED,
         EventName.PEER_TURNED_AWAY,
         EventName.PEER_FAILED,

@@ -84,6 +84,8 @@ class EndCause(StrEnum):
     USER_DISABLED = "user_disabled"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - the name of a cause
     CLIENT_REMOVED = "client_removed"
+    REVOKED = "revoked"
+    """Its client revoked its refresh token, or more of its access tokens than may be listed (RFC 7009)."""
     UNSIGNED = "unsigned"
     """Nobody could sign the first token of its log-in, so nobody ever held it."""
 
