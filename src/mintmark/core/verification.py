@@ -41,7 +41,7 @@ from mintmark.core.claims import (
     texts_of,
     time_of,
 )
-from mintmark.core.denylist import Denylist, Probe
+from mintmark.core.denylist import Denylist
 from mintmark.core.jwk import PublicKey, is_thumbprint
 from mintmark.core.policy import Policy as Policy  # noqa: PLC0414 - part of this module's interface
 from mintmark.core.policy import Profile
@@ -232,20 +232,15 @@ def admit(
     trust: Trust,
     scopes: frozenset[str] = _NO_SCOPES,
     fresh_revocation: bool = False,
-    probe: Probe | None = None,
 ) -> None:
     """Steps 12 and 13 for a token whose signature is known to be good: what can change while it lives.
 
-    Whoever keeps verified tokens calls this and :func:`check_exp` at each use, with the ``probe`` that
-    :func:`mintmark.core.denylist.probe` made of it. Raises InvalidToken (``revoked``),
-    VerifierUnavailable (``revocation_stale``), InsufficientScope.
+    Whoever keeps verified tokens calls this and :func:`check_exp` at each use. Raises InvalidToken
+    (``revoked``), VerifierUnavailable (``revocation_stale``), InsufficientScope.
     """
     denylist = trust.denylist
     if denylist is not None:
-        if probe is None:
-            kind = denylist.covers(token.rid, token.jti, token.kid, token.client_id, token.iat)
-        else:
-            kind = denylist.covers_probe(probe)
+        kind = denylist.covers(token.rid, token.jti, token.kid, token.client_id, token.iat)
         if kind is not None:
             raise InvalidToken(Code.REVOKED, f"revoked by {kind.value}")
     if trust.cutoff is not None and token.iat > trust.cutoff:
