@@ -12,7 +12,8 @@
     ├── RequestError                 the caller's fault: never raised for a failure of ours
     │   ├── OAuthError               RFC 6749 s.5.2; ``error``, ``status``
     │   │   ├── InvalidRequest · InvalidClient · InvalidGrant · InvalidScope · InvalidTarget
-    │   │   └── UnauthorizedClient · UnsupportedGrantType
+    │   │   ├── UnauthorizedClient · UnsupportedGrantType
+    │   │   └── TooManyRequests      429: more than this client may have at once; ``retry_after``
     │   ├── InvalidCredentials       401: unknown user or wrong password, told apart by nobody
     │   ├── NotFound                 404
     │   └── Conflict                 409: it exists already, or changed meanwhile
@@ -166,6 +167,17 @@ class InvalidTarget(OAuthError):
     """An audience that the client is not registered for (RFC 8707 s.2)."""
 
     error = "invalid_target"
+
+
+class TooManyRequests(OAuthError):
+    """More than this client may have at once; later it may again."""
+
+    error = "temporarily_unavailable"
+    status = 429
+
+    def __init__(self, message: str, *, retry_after: Seconds) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class InvalidCredentials(RequestError):

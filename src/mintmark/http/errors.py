@@ -25,6 +25,7 @@ from mintmark.errors import (
     NotFound,
     OAuthError,
     RequestError,
+    TooManyRequests,
     Unavailable,
 )
 from mintmark.http.refusal import BodyTooLarge, BodyTooSlow, HttpRefusal, NoCredentials
@@ -75,6 +76,8 @@ def error_response(error: Exception, request: Request, form: ErrorForm, audit: A
                 headers["Connection"] = "close"
             elif isinstance(error, InvalidClient) and "authorization" in request.headers:
                 headers["WWW-Authenticate"] = _CHALLENGE_BASIC
+            elif isinstance(error, TooManyRequests):
+                headers["Retry-After"] = str(error.retry_after)
         case HTTPException():
             status, detail = error.status_code, HTTPStatus(error.status_code).phrase
             code = detail.lower().replace(" ", "_")
