@@ -5,14 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mintmark.core.directory import (
+    LOCKED_FOR_GOOD,
     USER_PREFIX,
+    User,
     check_client_id,
+    is_barred,
     narrow_audience,
     narrow_scope,
     normalize_username,
     parse_scope,
 )
 from mintmark.errors import InvalidScope, InvalidTarget
+from mintmark.units import Issuer, NumericDate, Sub
 
 words = st.lists(st.sampled_from(["read", "write", "orders:read", "a", "b"]), unique=True).map(tuple)
 
@@ -117,6 +121,32 @@ def test_a_scope_longer_than_any_that_is_configured_is_refused():
     with pytest.raises(InvalidScope) as caught:
         parse_scope("b" * 129)
     assert "bb" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "barred"),
+    [
+        ({}, False),
+        ({"disabled_at": NumericDate(1)}, True),
+        ({"disabled_at": NumericDate(2_000)}, True),
+        ({"locked_until": NumericDate(1_000)}, False),
+        ({"locked_until": NumericDate(1_001)}, True),
+        ({"locked_until": LOCKED_FOR_GOOD}, True),
+    ],
+)
+def test_a_user_is_barred_while_disabled_or_locked(changes, barred):
+    """PW12: for good by the one, by the other up to the second at which the lock ends and no longer."""
+    user = User(
+        issuer=Issuer("https://auth.example.com"),
+        sub=Sub("usr_1"),
+        username="alice",
+        password_hash="",
+        scopes=(),
+        created_at=NumericDate(1),
+        password_changed_at=NumericDate(1),
+        **changes,
+    )
+    assert is_barred(user, NumericDate(1_000)) is barred
 
 
 @given(st.none() | words, words, words)

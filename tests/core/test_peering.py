@@ -169,13 +169,20 @@ def test_duplicate_claim_is_refused():
         {"session": replace(SESSION, idle_until=NOW)},
         {"user": None},
         {"user": replace(ALICE, disabled_at=NOW)},
+        {"user": replace(ALICE, locked_until=NumericDate(NOW + 1))},
         {"client": None},
     ],
-    ids=["unknown", "ended", "expired", "idle", "no_user", "disabled", "no_client"],
+    ids=["unknown", "ended", "expired", "idle", "no_user", "disabled", "locked", "no_client"],
 )
 def test_what_is_over_is_signed_for_nobody(ended):
-    """A session that has ended, a user who was disabled and a client that was removed get no token (R5)."""
+    """A session that has ended, a user who is disabled or locked, a client that was removed get no token (R5,
+    PW12)."""
     assert judged(claims(), **ended) is PeerRefusal.NOT_LIVE
+
+
+def test_lock_that_is_over_keeps_nobody_from_a_signature():
+    """PW12: the second at which a lock ends is no second of it."""
+    assert judged(claims(), user=replace(ALICE, locked_until=NOW)) is None
 
 
 @pytest.mark.parametrize(

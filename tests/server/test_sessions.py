@@ -134,11 +134,13 @@ async def test_change_while_the_password_is_compared_ends_the_log_in(node: Node,
     assert node.counts[EventName.SESSION_STARTED] == 0
 
 
-async def test_refused_log_ins_compare_one_hash_each(node: Node, monkeypatch):
-    """Unknown, wrong and disabled do the same work: one comparison each, with whatever (PW8)."""
-    await node.surface.store.directory.add_user(
-        user(password_hash(), name="gone", disabled_at=node.surface.clock.now())
-    )
+async def test_refused_log_ins_do_the_same_work(node: Node, monkeypatch):
+    """Unknown, wrong, disabled and locked: one comparison each, with whatever, and the same questions to the
+    store (PW8, PW12)."""
+    now = node.surface.clock.now()
+    directory = node.surface.store.directory
+    await directory.add_user(user(password_hash(), name="gone", disabled_at=now))
+    await directory.add_user(user(password_hash(), name="locked", locked_until=NumericDate(now + 1)))
     compared = []
     verify = argon2.PasswordHasher.verify
 
@@ -152,13 +154,18 @@ async def test_refused_log_ins_compare_one_hash_each(node: Node, monkeypatch):
         ("alice", "x"),
         ("a\0", "x"),
         ("gone", PASSWORD),
+        ("locked", PASSWORD),
+        ("locked", "x"),
         ("alice", "\ud800"),
         ("", ""),
     ):
         before = len(compared)
+        node.faults.calls.clear()
         with pytest.raises(InvalidCredentials):
             await node.log_in(username=username, password=password)
         assert len(compared) == before + 1
+        asked = {name: n for name, n in node.faults.calls.items() if name[:3] in ("dir", "ses", "now")}
+        assert asked == {"directory.user_named": 1, "now": 1}
 
 
 async def test_third_party_client_sends_no_passwords(node: Node):

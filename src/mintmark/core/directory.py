@@ -10,6 +10,9 @@ from mintmark.units import ClientId, Issuer, NumericDate, Sub
 USER_PREFIX: Final = "usr_"
 """Begins every user's ``sub`` and no ``client_id``: neither can pass for the other (RFC 9700 s.4.15)."""
 
+LOCKED_FOR_GOOD: Final = NumericDate(253_402_300_799)
+"""``locked_until`` of a user who is locked until somebody unlocks him: the last second of the year 9999."""
+
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")
 
@@ -58,6 +61,11 @@ class Client:
     not_before: NumericDate = NumericDate(0)
     """Its tokens with an ``iat`` up to here are revoked, so none may be minted; by an event of its own or of
     the whole issuer, whichever is later. The store alone sets it."""
+
+
+def is_barred(user: User, now: NumericDate) -> bool:
+    """Whether nothing may be minted in the user's name at ``now``, the store's time: disabled, or locked."""
+    return user.disabled_at is not None or (user.locked_until is not None and now < user.locked_until)
 
 
 def normalize_username(text: str) -> str:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from mintmark.core import strict_json
-from mintmark.core.directory import Client, User
+from mintmark.core.directory import Client, User, is_barred
 from mintmark.core.minting import BACKDATED, MAX_PAYLOAD
 from mintmark.core.sessions import Session
 from mintmark.core.timing import Timing
@@ -45,7 +45,7 @@ class PeerRefusal(StrEnum):
     BAD_TIMES = "bad_times"
     """``iat`` is not about now, or ``exp`` is later than may be."""
     NOT_LIVE = "not_live"
-    """The session, the user or the client is not there, or not any more."""
+    """The session, the user or the client is not there, or not any more; or the user is locked."""
     NOT_COVERED = "not_covered"
     """The session or the client is not one of that subject, client, scope, audience or time."""
 
@@ -146,7 +146,7 @@ def refusal(
         return PeerRefusal.NOT_COVERED
     if claims.rid is None:
         return None if _is_own(claims, client) else PeerRefusal.NOT_COVERED
-    if session is None or user is None or not _is_live(session, now) or user.disabled_at is not None:
+    if session is None or user is None or not _is_live(session, now) or is_barred(user, now):
         return PeerRefusal.NOT_LIVE
     return None if _is_of(claims, session, user) else PeerRefusal.NOT_COVERED
 

@@ -27,7 +27,7 @@ from mintmark.ports.store import Store
 from mintmark.server.audit import Audit
 from mintmark.server.issuing import AccessTokenIssued, Issuing, Planned
 from mintmark.server.windows import Windows
-from mintmark.units import Issuer, NumericDate, Rid, Sub
+from mintmark.units import Issuer, NumericDate, Rid, Seconds, Sub
 
 _ATTEMPTS: Final = 16
 """How often a redemption is decided again after it lost; each loss means that another one won."""
@@ -43,6 +43,8 @@ class SessionTokens:
     access: AccessTokenIssued
     refresh_token: str
     rid: Rid
+    lasts: Seconds
+    """How long the refresh token can be used, and the session lives, if nobody does anything."""
 
 
 class Sessions:
@@ -80,15 +82,17 @@ class Sessions:
         password: str,
         scope: tuple[str, ...] | None = None,
         audience: tuple[str, ...] | None = None,
+        device: str = "",
+        address: str = "",
     ) -> SessionTokens:
-        """A new session for who knows the password.
+        """A new session for who knows the password, with the caller's ``device`` and ``address`` in its row.
 
-        Raises InvalidCredentials for an unknown name, a wrong password and a disabled user alike;
+        Raises InvalidCredentials for an unknown name, a wrong password, a disabled and a locked user alike;
         UnauthorizedClient, InvalidScope, InvalidTarget for what the client may not; Overloaded.
         """
         if not client.first_party:
             raise UnauthorizedClient("this client may not send passwords")
-        audiences = directory.narrow_audience(audience, client.audiences)
+        audiences = directory.narrow_audience(audience, client.audiences, own=self._issuer)
         # Before a password is hashed for a token that could not be minted yet.
         self._issuing.check_not_before(client.not_before)
         user = await self._store.directory.user_named(self._issuer, _name(username))
@@ -96,16 +100,22 @@ class Sessions:
         check = await self._passwords.verify(
             user.password_hash if user is not None and usable else None, password if usable else ""
         )
-        # Disabled is asked only after the hash was compared, so that it takes the same time.
-        if user is None or check is PasswordCheck.WRONG or user.disabled_at is not None:
+        now = await self._store.now()
+        # Asked only after the hash was compared and the time was read, so that each refusal takes as long.
+        if user is None or check is PasswordCheck.WRONG or directory.is_barred(user, now):
             raise self._failed(client, user.sub if user else None)
         if check is PasswordCheck.RIGHT_BUT_WEAKLY_HASHED:
             user = await self._renew_hash(client, user, password)
         granted = directory.narrow_scope(scope, client.scopes, user.scopes)
         begin = SessionStart(
-            issuer=self._issuer, sub=user.sub, client_id=client.client_id, scope=granted, audience=audiences
+            issuer=self._issuer,
+            sub=user.sub,
+            client_id=client.client_id,
+            scope=granted,
+            audience=audiences,
+            device=device,
+            address=address,
         )
-        now = await self._store.now()
         session, token = sessions.start(
             begin,
             rid=self._entropy.token_bytes(16),
@@ -136,7 +146,7 @@ class Sessions:
             client_id=client.client_id,
             kid=planned.kid,
         )
-        return SessionTokens(issued, token.text(), session.rid)
+        return SessionTokens(issued, token.text(), session.rid, _lasts(session, now))
 
     async def _sign_started(
         self, session: Session, planned: Planned, granted: tuple[str, ...]
@@ -176,6 +186,7 @@ class Sessions:
         *,
         scope: tuple[str, ...] | None = None,
         audience: tuple[str, ...] | None = None,
+        device: str = "",
         address: str = "",
     ) -> SessionTokens:
         """New tokens of the session that ``refresh_token`` belongs to, for a caller at ``address``.
@@ -193,7 +204,8 @@ class Sessions:
             verdict = self._decide(view.session, token, client, view.now)
             match verdict:
                 case Redeem():
-                    issued = await self._redeem(client, verdict, scope, audience)
+                    verdict = sessions.seen(verdict, device=device, address=address)
+                    issued = await self._redeem(client, verdict, scope, audience, now=view.now)
                     if issued is not None:
                         if self._windows.is_shared(token.rid, verdict.token.generation, address):
                             self._audit.record(EventName.ADDRESSES_DIFFERED, rid=token.rid)
@@ -207,6 +219,32 @@ class Sessions:
                 case Refusal():
                     raise self._refused(client, token.rid, verdict.value)
         raise StoreUnavailable("the session changed at each of many attempts")
+
+    async def find(self, refresh_token: str) -> Session | None:
+        """The session that gave ``refresh_token``, whether it is over or not; None where none did."""
+        token = sessions.parse(refresh_token)
+        if token is None:
+            return None
+        found = (await self._store.sessions.read(self._issuer, token.rid)).session
+        return found if found is not None and sessions.is_genuine(found, token) else None
+
+    async def held_by(self, refresh_token: str) -> Session | None:
+        """The live session that ``refresh_token`` would refresh now; None for a spent or any other token.
+
+        Nothing is redeemed, so the token stays what it is, and asking again is no evidence of theft.
+        """
+        token = sessions.parse(refresh_token)
+        if token is None:
+            return None
+        before = self._issuing.moment()
+        view = await self._store.sessions.read(self._issuer, token.rid)
+        self._issuing.check_time(before, view.now)
+        found = view.session
+        client = None if found is None else await self._store.directory.client(self._issuer, found.client_id)
+        if client is None:
+            return None
+        verdict = self._decide(found, token, client, view.now)
+        return verdict.before if isinstance(verdict, Redeem) else None
 
     async def log_out(self, refresh_token: str) -> bool:
         """Whether this call ended the session of ``refresh_token``, of whatever generation it is.
@@ -247,19 +285,26 @@ class Sessions:
         verdict: Redeem,
         scope: tuple[str, ...] | None,
         audience: tuple[str, ...] | None,
+        *,
+        now: NumericDate,
     ) -> SessionTokens | None:
         """The answer to a redemption, or None where another one won and it must be decided again."""
         session = verdict.before
         user = await self._store.directory.user(self._issuer, session.sub)
         if user is None or user.disabled_at is not None:
             raise self._refused(client, session.rid, "user_disabled")
+        if directory.is_barred(user, now):
+            # Nothing was changed: whoever keeps the token goes on with it once the lock is over.
+            raise self._refused(client, session.rid, "user_locked")
         # What the client and the user may do now bounds what they could when the session began (R6).
         still = tuple(s for s in session.scope if s in client.scopes and s in user.scopes)
         granted = directory.narrow_scope(scope, still)
-        audiences = tuple(a for a in session.audience if a in client.audiences)
+        own = self._issuer if client.first_party else None
+        audiences = tuple(a for a in session.audience if a in client.audiences or a == own)
         if not audiences:
             raise self._refused(client, session.rid, "audience_removed")
-        chosen = directory.narrow_audience(audience, audiences) if audience else audiences
+        # The issuer's own is no growth (R6): whoever can refresh can end the session as it is.
+        chosen = directory.narrow_audience(audience, audiences, own=own) if audience else audiences
         planned = self._issuing.plan(
             _request(session, granted, chosen), not_after=session.expires_at, not_before=client.not_before
         )
@@ -274,7 +319,7 @@ class Sessions:
             kid=planned.kid,
         )
         issued = await self._issuing.sign(planned, granted)
-        return SessionTokens(issued, change.token.text(), session.rid)
+        return SessionTokens(issued, change.token.text(), session.rid, _lasts(change.after, now))
 
     async def _end(self, rid: Rid, cause: EndCause) -> bool:
         before = self._issuing.moment()
@@ -295,6 +340,10 @@ class Sessions:
     def _refused(self, client: Client, rid: Rid | None, reason: str) -> InvalidGrant:
         self._audit.record(EventName.REFRESH_REFUSED, rid=rid, client_id=client.client_id, reason=reason)
         return InvalidGrant(_REFUSED)
+
+
+def _lasts(session: Session, now: NumericDate) -> Seconds:
+    return Seconds(max(0, min(session.idle_until, session.expires_at) - now))
 
 
 def _request(session: Session, scope: tuple[str, ...], audience: tuple[str, ...]) -> TokenRequest:
