@@ -151,6 +151,8 @@ def test_the_time_beside_a_value_is_no_value():
         listed.apply(event(Kind.RID, name, 100))
     (text,) = listed._rids.buckets.texts
     assert text is not None
+    # The filter would send most of them away, by luck.
+    listed._rids.buckets.absent[:] = bytes(len(listed._rids.buckets.absent))
     parts = {text[begin:end] for begin in range(len(text)) for end in range(begin + 1, len(text) + 1)}
     denied = {part for part in parts if asked(listed, Token(Rid(part), None, Kid("k"), None, NumericDate(0)))}
     assert denied == {"a", "b"}
