@@ -1,12 +1,14 @@
 """An HTTP server on loopback that counts what it is asked and misbehaves on demand.
 
 It runs its own event loop in a thread, so that tests of threads and of asyncio alike can use it, and
-it speaks just enough HTTP/1.1 for that: GET, HEAD, keep-alive and bodies of known length or until close.
+it speaks just enough HTTP/1.1 for that: GET, keep-alive and bodies of known length or until close; and POST,
+where that is what it is for.
 """
 
 import asyncio
 import contextlib
 import gzip
+import ssl
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -48,6 +50,7 @@ class Request:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +64,23 @@ class Reply:
 
 
 class Origin:
-    """A loopback server: ``routes`` gives each path the name that faults and counts go by."""
+    """A loopback server: ``routes`` gives each path the name that faults and counts go by.
+
+    Any other ``method`` than the one that it is for is 405, and ``tls`` makes it speak HTTPS.
+    """
 
     def __init__(
-        self, *, routes: Mapping[str, str], answer: Callable[[str, Request], Reply], clock: Clock
+        self,
+        *,
+        routes: Mapping[str, str],
+        answer: Callable[[str, Request], Reply],
+        clock: Clock,
+        method: str = "GET",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._routes = routes
+        self._method = method
+        self._tls = tls
         self._answer = answer
         self._clock = clock
         self._faults: dict[str, Fault] = {}
@@ -110,7 +124,7 @@ class Origin:
         try:
             self._recovered = asyncio.Event()
             server = loop.run_until_complete(
-                asyncio.start_server(self._serve, "127.0.0.1", port, backlog=1024)
+                asyncio.start_server(self._serve, "127.0.0.1", port, backlog=1024, ssl=self._tls)
             )
             self.port = server.sockets[0].getsockname()[1]
             self._loop = loop
@@ -200,6 +214,7 @@ class Origin:
         headers = {
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])
         }
+        sent = await reader.readexactly(int(headers.get("content-length", "0")))
         parts = urlsplit(target)
         name = self._routes.get(parts.path, "unknown")
         with self._asked:
@@ -211,9 +226,9 @@ class Origin:
         if fault is Fault.HOLD and self._recovered is not None:
             await self._recovered.wait()
             fault = self._faults.get(name)
-        request = Request(path=parts.path, query=dict(parse_qsl(parts.query)), headers=headers)
+        request = Request(path=parts.path, query=dict(parse_qsl(parts.query)), headers=headers, body=sent)
         reply = self._answer(name, request) if name != "unknown" else Reply(status=404)
-        if method != "GET":
+        if method != self._method:
             reply = Reply(status=405)
         if fault is None:
             return await _write(writer, reply)
