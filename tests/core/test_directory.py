@@ -9,6 +9,7 @@ from mintmark.core.directory import (
     USER_PREFIX,
     User,
     check_client_id,
+    check_origin,
     is_barred,
     narrow_audience,
     narrow_scope,
@@ -181,3 +182,90 @@ def test_an_audience_is_one_of_the_clients_own(requested, allowed):
 def test_a_repeated_audience_is_one():
     """RFC 8707 s.2 lets ``resource`` come more than once."""
     assert narrow_audience(("a", "b", "a"), ("a", "b")) == ("a", "b")
+
+
+def test_own_audience_is_granted_alone_and_never_by_default():
+    """What nobody registered may be asked for, but not with another, whose owner would get it too."""
+    assert narrow_audience(("us",), ("orders",), own="us") == ("us",)
+    assert narrow_audience(("us", "us"), ("orders",), own="us") == ("us",)
+    assert narrow_audience(None, ("orders",), own="us") == ("orders",)
+    for asked in (("us", "orders"), ("orders", "us"), ("other",)):
+        with pytest.raises(InvalidTarget):
+            narrow_audience(asked, ("orders",), own="us")
+    with pytest.raises(InvalidTarget):
+        narrow_audience(("us",), ("orders",))
+
+
+# --- origins -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://app.example.com",
+        "https://app.example.com:8443",
+        "https://xn--bcher-kva.example",
+        "https://192.0.2.7",
+        "https://[2001:db8::7]:8443",
+        "http://127.0.0.1:5173",
+        "http://localhost",
+        "http://[::1]:5173",
+    ],
+)
+def test_origin_is_taken_as_browsers_send_it(origin):
+    """The one spelling that a browser puts into its header is an origin."""
+    assert check_origin(origin) == origin
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "*",
+        "https://*",
+        "https://*.example.com",
+        "app.example.com",
+        "//app.example.com",
+        "https://",
+        "https://app.example.com/",
+        "https://app.example.com/path",
+        "https://app.example.com?",
+        "https://app.example.com#",
+        "https://ada@app.example.com",
+        "https://app.example.com:443",
+        "http://127.0.0.1:80",
+        "https://app.example.com:",
+        "https://app.example.com:0",
+        "https://app.example.com:08443",
+        "https://app.example.com:65536",
+        "https://app.example.com:٤٤٣",
+        "https://App.example.com",
+        "HTTPS://app.example.com",
+        "https://app.example.com.",
+        "https://bücher.example",
+        "https://app_1.example.com",
+        "https://app.example.com\n",
+        " https://app.example.com",
+        "https://app.example.com,https://evil.example",
+        "https://app.example.com https://evil.example",
+        "http://app.example.com",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "http://2130706433",
+        "http://127.1",
+        "https://192.0.2.007",
+        "https://[2001:DB8::7]",
+        "https://[2001:db8:0::7]",
+        "https://[192.0.2.7]",
+        "https://[::1%eth0]",
+        "ftp://app.example.com",
+        "file://",
+        "chrome-extension://abcdefghijklmnop",
+        "https://" + "a." * 130 + "example",
+    ],
+)
+def test_what_no_browser_sends_is_no_origin(text):
+    """Another spelling would never match, a wildcard would match too much, and plain http is heard by all."""
+    with pytest.raises(ValueError, match="origin"):
+        check_origin(text)

@@ -199,6 +199,14 @@ def test_what_was_taken_from_user_or_client_is_in_no_token(less):
     assert judged(claims(), **less) is PeerRefusal.NOT_COVERED
 
 
+def test_issuers_own_audience_is_signed_alone_and_for_first_party_sessions_only():
+    """Nobody gets a token for us beside another audience, through another client, or without a user."""
+    assert judged(claims(aud=ISSUER)) is None
+    assert judged(claims(aud=[ISSUER, "orders"])) is PeerRefusal.NOT_COVERED
+    assert judged(claims(aud=ISSUER), client=replace(SPA, first_party=False)) is PeerRefusal.NOT_COVERED
+    assert judged(own(aud=ISSUER), client=SERVICE) is PeerRefusal.NOT_COVERED
+
+
 @pytest.mark.parametrize(("not_before", "reason"), [(NOW - 6, None), (NOW - 5, PeerRefusal.NOT_COVERED)])
 def test_what_a_revocation_by_time_denies_is_signed_for_nobody(not_before, reason):
     """Claims with an ``iat`` up to the client's ``not_before`` are refused, whoever asks, and later ones not.

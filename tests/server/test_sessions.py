@@ -331,5 +331,7 @@ async def test_every_generation_can_log_out(node: Node):
 
 def test_tokens_do_not_print_themselves():
     """No token is in the repr of an answer."""
-    issued = SessionTokens(AccessTokenIssued("secret-a", Seconds(1), ()), "secret-b", Rid("r"))
+    issued = SessionTokens(
+        AccessTokenIssued("secret-a", Seconds(1), ()), "secret-b", Rid("r"), lasts=Seconds(1)
+    )
     assert "secret" not in repr(issued)

@@ -1,5 +1,6 @@
 """Users and clients: who may ask for tokens, and for what."""
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,12 @@ LOCKED_FOR_GOOD: Final = NumericDate(253_402_300_799)
 """``locked_until`` of a user who is locked until somebody unlocks him: the last second of the year 9999."""
 
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ORIGIN: Final = re.compile(
+    r"(?P<scheme>https?)://"
+    r"(?:\[(?P<v6>[0-9a-f:]+)\]|(?P<host>[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*))"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
+_MAX_ORIGIN: Final = 255
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")
 
 
@@ -96,6 +103,42 @@ def check_client_id(text: str) -> ClientId:
     return ClientId(text)
 
 
+def check_origin(text: str) -> str:
+    """``text`` as the origin of a page, exactly as browsers send it (RFC 6454 s.6.2).
+
+    Raises ValueError with a sentence where it is none: ``https``, or ``http`` for this machine alone, with a
+    host in lower case, without the default port, and with nothing behind it.
+    """
+    found = _ORIGIN.fullmatch(text) if len(text) <= _MAX_ORIGIN else None
+    if found is None:
+        raise ValueError(
+            'an origin is written as browsers send it, like "https://app.example.com" or '
+            '"http://127.0.0.1:5173": scheme, host in lower case and, unless it is the default, a port'
+        )
+    bracketed, host, port = found["v6"], found["v6"] or found["host"], found["port"]
+    address = _address(host)
+    if bracketed and (address is None or address.version != 6 or str(address) != host):
+        raise ValueError("the origin has no IPv6 address in its shortest form between the brackets")
+    # Browsers read a host that ends in a number as an IPv4 address, in many spellings, and send it in one.
+    if not bracketed and address is None and host.rpartition(".")[2].isdecimal():
+        raise ValueError("the origin has no IPv4 address in its usual form")
+    if port is not None and not (1 <= int(port) <= 65_535 and port == str(int(port))):
+        raise ValueError("the origin has a port outside 1 to 65535")
+    if port is not None and int(port) == {"http": 80, "https": 443}[found["scheme"]]:
+        raise ValueError("the origin must leave the default port out, as browsers do")
+    is_local = host == "localhost" or (address is not None and address.is_loopback)
+    if found["scheme"] == "http" and not is_local:
+        raise ValueError("the origin must begin with https://, or with http:// for this machine alone")
+    return text
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
 def parse_scope(text: str) -> tuple[str, ...]:
     """The scopes that a space-separated ``scope`` parameter lists, each once (RFC 6749 s.3.3).
 
@@ -123,10 +166,18 @@ def narrow_scope(requested: tuple[str, ...] | None, *allowed: tuple[str, ...]) -
     return requested
 
 
-def narrow_audience(requested: tuple[str, ...] | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """``requested``, or the first of ``allowed``; raises InvalidTarget for any other (RFC 8707 s.2)."""
+def narrow_audience(
+    requested: tuple[str, ...] | None, allowed: tuple[str, ...], *, own: str | None = None
+) -> tuple[str, ...]:
+    """``requested``, or the first of ``allowed``; raises InvalidTarget for any other (RFC 8707 s.2).
+
+    ``own`` is what else may be requested, but alone: nobody who gets such a token as one of several
+    audiences should be able to use it there.
+    """
     if not requested:
         return allowed[:1]
+    if own is not None and set(requested) == {own}:
+        return (own,)
     if any(audience not in allowed for audience in requested):
         raise InvalidTarget("audience: this client has no such audience")
     return tuple(dict.fromkeys(requested))

@@ -142,12 +142,16 @@ def refusal(
     if claims.iat <= client.not_before:
         # Revoked before it is signed; who asks read its client earlier, or does not care.
         return PeerRefusal.NOT_COVERED
-    if not (claims.scope <= frozenset(client.scopes) and claims.aud <= frozenset(client.audiences)):
+    # What a first-party client may always ask for in a user's name, and alone.
+    is_for_us = claims.aud == {issuer} and client.first_party and claims.rid is not None
+    if not (claims.scope <= frozenset(client.scopes) and (is_for_us or claims.aud <= set(client.audiences))):
         return PeerRefusal.NOT_COVERED
     if claims.rid is None:
         return None if _is_own(claims, client) else PeerRefusal.NOT_COVERED
     if session is None or user is None or not _is_live(session, now) or is_barred(user, now):
         return PeerRefusal.NOT_LIVE
+    if not (is_for_us or claims.aud <= set(session.audience)):
+        return PeerRefusal.NOT_COVERED
     return None if _is_of(claims, session, user) else PeerRefusal.NOT_COVERED
 
 
@@ -172,7 +176,6 @@ def _is_of(claims: Asked, session: Session, user: User) -> bool:
         and claims.sub == session.sub == user.sub
         and claims.client_id == session.client_id
         and claims.scope <= frozenset(session.scope) & frozenset(user.scopes)
-        and claims.aud <= frozenset(session.audience)
         and claims.auth_time == session.auth_time
         and claims.amr == session.amr
         # What ends the session denies its tokens until then, and no longer (R5).

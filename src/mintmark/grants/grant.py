@@ -22,6 +22,8 @@ class Granted:
     scope: tuple[str, ...]
     refresh_token: str | None = None
     rid: Rid | None = None
+    refresh_lasts: Seconds = Seconds(0)
+    """How long the refresh token can be used, if it is not used."""
 
 
 class Issuance(Protocol):

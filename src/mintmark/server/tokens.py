@@ -57,6 +57,7 @@ class Tokens:
         parameters: Mapping[str, str],
         *,
         audience: tuple[str, ...] = (),
+        device: str = "",
         address: str = "",
     ) -> Granted:
         """The answer to a token request; ``parameters`` are those of the form, none of them empty.
@@ -79,11 +80,18 @@ class Tokens:
             if name not in parameters:
                 raise InvalidRequest(f"{name}: missing")
         wanted = wish(parameters.get("scope"), audience)
-        issuance = _Issuance(client, wanted, self._sessions, self._issuing, address)
+        issuance = _Issuance(client, wanted, self._sessions, self._issuing, device, address)
         return await grant.perform(issuance, {name: parameters[name] for name in grant.parameters})
 
     async def log_in(
-        self, credentials: Credentials | None, *, username: str, password: str, asked: Wish
+        self,
+        credentials: Credentials | None,
+        *,
+        username: str,
+        password: str,
+        asked: Wish,
+        device: str = "",
+        address: str = "",
     ) -> Granted:
         """A new session for who knows the password, through a client that may ask for one.
 
@@ -92,7 +100,13 @@ class Tokens:
         client = await self._authenticate(credentials)
         return _granted(
             await self._sessions.log_in(
-                client, username=username, password=password, scope=asked.scope, audience=asked.audience
+                client,
+                username=username,
+                password=password,
+                scope=asked.scope,
+                audience=asked.audience,
+                device=device,
+                address=address,
             )
         )
 
@@ -111,6 +125,7 @@ class _Issuance:
     wish: Wish
     sessions: Sessions
     issuing: Issuing
+    device: str
     address: str
 
     async def mint(self, sub: Sub) -> Granted:
@@ -132,6 +147,7 @@ class _Issuance:
                 refresh_token,
                 scope=self.wish.scope,
                 audience=self.wish.audience,
+                device=self.device,
                 address=self.address,
             )
         )
@@ -139,4 +155,11 @@ class _Issuance:
 
 def _granted(tokens: SessionTokens) -> Granted:
     access = tokens.access
-    return Granted(access.access_token, access.expires_in, access.scope, tokens.refresh_token, tokens.rid)
+    return Granted(
+        access.access_token,
+        access.expires_in,
+        access.scope,
+        refresh_token=tokens.refresh_token,
+        rid=tokens.rid,
+        refresh_lasts=tokens.lasts,
+    )
