@@ -135,6 +135,10 @@ class Sessions:
         # that it does not find, so what only another one can sign comes after.
         issued = await self._issuing.sign_here(planned, granted)
         if not await self._store.sessions.start(session, user=user):
+            # Whoever was right must not hear that he was wrong because all was revoked meanwhile.
+            current = await self._store.directory.client(self._issuer, client.client_id)
+            if current is not None:
+                self._issuing.check_not_before(current.not_before)
             # Disabled, or given another password, while the old one was being compared.
             raise self._failed(client, user.sub)
         if issued is None:
