@@ -52,10 +52,26 @@ def test_client_is_what_its_options_say(cli):
         "audiences": ["orders", "stock"],
         "scope": "orders:read stock:read",
         "first_party": True,
+        "rotates_refresh": True,
     }
     assert cli.ok("clients", "list")["clients"][0] | {"client_id_issued_at": 0} == added | {
         "client_id_issued_at": 0
     }
+
+
+def test_client_with_a_secret_may_do_without_rotation(cli):
+    """RF1: FAPI 2.0 s.5.3.2.1 asks for it; a client without a secret is refused, and nothing is added."""
+    added = cli.ok("clients", "add", "Bank", "--audience", "orders", "--first-party", "--no-refresh-rotation")
+    assert added["rotates_refresh"] is False
+    assert not kept(cli, added["client_id"]).rotates_refresh
+    assert "confidential, first-party, no rotation" in cli("clients", "list").out
+    refused = cli(
+        "clients", "add", "Page", "--client-id", "page", "--audience", "orders", "--public", "--first-party",
+        "--no-refresh-rotation",
+    )  # fmt: skip
+    assert refused.status != 0
+    assert "without a secret" in refused.err
+    assert kept(cli, "page") is None
 
 
 def test_grants_follow_the_kind_of_client(cli):

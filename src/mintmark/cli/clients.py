@@ -43,6 +43,14 @@ async def add(
     scope: Annotated[
         list[str] | None, Parameter(help="A scope that it may ask for. May be given many times.")
     ] = None,
+    no_refresh_rotation: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Its refresh tokens stay the same, as FAPI 2.0 asks. Only for a client with a secret: a "
+            "refresh token that does not change shows nobody that it was stolen.",
+        ),
+    ] = False,
     given: Given,
 ) -> None:
     """Add a client, and show its secret once."""
@@ -55,6 +63,7 @@ async def add(
             first_party=first_party,
             grant_types=tuple(grant or ()),
             scopes=tuple(scope or ()),
+            rotates_refresh=not no_refresh_rotation,
         )
     secret = {} if added.secret is None else {"client_secret": added.secret}
     given.output.answer(
@@ -117,7 +126,8 @@ def _shown(secret: str | None) -> tuple[str, ...]:
 
 def _kind(client: Client) -> str:
     kind = "public" if client.secret_hash is None else "confidential"
-    return f"{kind}, first-party" if client.first_party else kind
+    kind = f"{kind}, first-party" if client.first_party else kind
+    return kind if client.rotates_refresh else f"{kind}, no rotation"
 
 
 def _document(client: Client) -> dict[str, object]:
@@ -129,5 +139,6 @@ def _document(client: Client) -> dict[str, object]:
         "audiences": list(client.audiences),
         "scope": " ".join(client.scopes),
         "first_party": client.first_party,
+        "rotates_refresh": client.rotates_refresh,
         "client_id_issued_at": client.created_at,
     }

@@ -9,10 +9,11 @@ from mintmark.cli.invocation import Given, Invocation
 from mintmark.cli.output import distance, table
 from mintmark.cli.status import Misused
 from mintmark.cli.stdin import is_person, read_bytes
-from mintmark.core.directory import User
+from mintmark.core.directory import LOCKED_FOR_GOOD, User, is_barred
 from mintmark.server.accounts import MAX_PASSWORD_BYTES, MIN_PASSWORD, generate_password
+from mintmark.units import NumericDate, Seconds, parse_duration, spoken
 
-app = App(name="users", help="Add, list and disable users, and change their passwords.")
+app = App(name="users", help="Add, list, lock and disable users, and change their passwords.")
 
 _ONCE: Final = "It is shown this once and kept nowhere in clear."
 
@@ -58,7 +59,7 @@ async def list_users(*, given: Given) -> None:
             user.sub,
             " ".join(user.scopes),
             distance(user.created_at, now),
-            "active" if user.disabled_at is None else f"disabled {distance(user.disabled_at, now)}",
+            _state(user, now),
         )
         for user in users
     ]
@@ -82,6 +83,43 @@ async def disable(name: Name, /, *, given: Given) -> None:
         f"Disabled user {user.username}; sessions ended: {ended}."
         if user.disabled_at is None
         else f"User {user.username} was disabled before; nothing changed.",
+    )
+
+
+@app.command
+async def lock(
+    name: Name,
+    /,
+    *,
+    for_: Annotated[
+        str | None,
+        Parameter(name="--for", help="How long, like `30m`. Without it: until the user is unlocked."),
+    ] = None,
+    given: Given,
+) -> None:
+    """Lock a user: no log-in and no refresh for as long as it lasts.
+
+    Sessions are not ended, and go on afterwards where a client has kept its refresh token. Access tokens that
+    were given out stay good until they expire; to have them refused, end the sessions or disable the user.
+    """
+    span = None if for_ is None else _span(for_)
+    async with given.open() as opened:
+        user = await opened.accounts.lock_user(name, span=span)
+        now = await opened.store.now()
+    given.output.answer(
+        _document(user),
+        f"Locked user {user.username}{_until(user, now)}. Access tokens live until they expire.",
+    )
+
+
+@app.command
+async def unlock(name: Name, /, *, given: Given) -> None:
+    """Unlock a user."""
+    async with given.open() as opened:
+        user, was_locked = await opened.accounts.unlock_user(name)
+    given.output.answer(
+        _document(user),
+        f"Unlocked user {user.username}." if was_locked else f"User {user.username} was not locked.",
     )
 
 
@@ -133,6 +171,28 @@ def _shown(made: dict[str, str]) -> tuple[str, ...]:
     return (f"Password: {made['password']}", _ONCE) if made else ()
 
 
+def _span(text: str) -> Seconds:
+    try:
+        span = parse_duration(text)
+    except ValueError as error:
+        raise Misused(f"--for: {error}") from None
+    if span < 1:
+        raise Misused("--for: a lock lasts for a second or longer")
+    return span
+
+
+def _state(user: User, now: NumericDate) -> str:
+    if user.disabled_at is not None:
+        return f"disabled {distance(user.disabled_at, now)}"
+    return f"locked{_until(user, now)}" if is_barred(user, now) else "active"
+
+
+def _until(user: User, now: NumericDate) -> str:
+    if user.locked_until is None or user.locked_until == LOCKED_FOR_GOOD:
+        return ""
+    return f" for {spoken(user.locked_until - now)}"
+
+
 def _document(user: User) -> dict[str, object]:
     return {
         "username": user.username,
@@ -141,4 +201,5 @@ def _document(user: User) -> dict[str, object]:
         "created_at": user.created_at,
         "password_changed_at": user.password_changed_at,
         "disabled_at": user.disabled_at,
+        "locked_until": user.locked_until,
     }

@@ -84,6 +84,8 @@ class EventName(StrEnum):
     REQUEST_FAILED = "request.failed"
     USER_ADDED = "user.added"
     USER_DISABLED = "user.disabled"
+    USER_LOCKED = "user.locked"
+    USER_UNLOCKED = "user.unlocked"
     PASSWORD_CHANGED = "password.changed"  # noqa: S105 - the name of an event
     CLIENT_ADDED = "client.added"
     CLIENT_REMOVED = "client.removed"

@@ -5,12 +5,12 @@ were made here, once to the caller. Nothing keeps them, and no error and no even
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
 from mintmark.core import base64url, directory
-from mintmark.core.directory import USER_PREFIX, Client, User
+from mintmark.core.directory import LOCKED_FOR_GOOD, USER_PREFIX, Client, User
 from mintmark.core.events import EventName
 from mintmark.core.minting import ID_BYTES, random_id
 from mintmark.core.sessions import EndCause, Session
@@ -22,7 +22,7 @@ from mintmark.ports.passwords import PasswordHasher
 from mintmark.ports.store import Store
 from mintmark.server.audit import Audit
 from mintmark.server.setting import shown
-from mintmark.units import ClientId, Issuer, Rid, Sub
+from mintmark.units import ClientId, Issuer, NumericDate, Rid, Seconds, Sub
 
 MIN_PASSWORD: Final = 15
 """Characters of a password that is the only factor (NIST SP 800-63B-4 s.3.1.1.2), counted by code point."""
@@ -135,6 +135,29 @@ class Accounts:
             self._audit.record(EventName.USER_DISABLED, sub=user.sub, sessions=ended)
         return user, ended
 
+    async def lock_user(self, name: str, *, span: Seconds | None = None) -> User:
+        """The user, locked from now on for ``span``, or until he is unlocked. Raises NotFound.
+
+        Nothing is minted for him meanwhile, and he cannot log in; his sessions go on afterwards. A second
+        lock replaces the first, whichever ends later.
+        """
+        user = await self.user(name)
+        until = LOCKED_FOR_GOOD
+        if span is not None:
+            until = min(NumericDate(await self._store.now() + span), LOCKED_FOR_GOOD)
+        await self._store.directory.lock_user(self._issuer, user.sub, until)
+        self._audit.record(EventName.USER_LOCKED, sub=user.sub, locked_until=until)
+        return replace(user, locked_until=until)
+
+    async def unlock_user(self, name: str) -> tuple[User, bool]:
+        """The user, whom no lock bars any more, and whether one did until now. Raises NotFound."""
+        user = await self.user(name)
+        was_locked = user.locked_until is not None and await self._store.now() < user.locked_until
+        await self._store.directory.lock_user(self._issuer, user.sub, None)
+        if was_locked:
+            self._audit.record(EventName.USER_UNLOCKED, sub=user.sub)
+        return replace(user, locked_until=None), was_locked
+
     async def set_password(self, name: str, password: str) -> tuple[User, int]:
         """The user, with a new password, and how many sessions that ended.
 
@@ -170,12 +193,17 @@ class Accounts:
         first_party: bool = False,
         grant_types: tuple[str, ...] = (),
         scopes: tuple[str, ...] = (),
+        rotates_refresh: bool = True,
     ) -> ClientAdded:
         """A new client. Without ``grant_types`` it gets those that its kind can use.
 
         Raises AccountRefused for what no client may have or be; Conflict where the id is taken.
         """
         checked_id = self._client_id(client_id)
+        if public and not rotates_refresh:
+            raise AccountRefused(
+                "rotates_refresh", "a client without a secret has nothing else that tells it from a thief"
+            )
         secret = None if public else self._secret()
         client = Client(
             issuer=self._issuer,
@@ -187,6 +215,7 @@ class Accounts:
             scopes=_scopes(scopes),
             first_party=first_party,
             created_at=await self._store.now(),
+            rotates_refresh=rotates_refresh,
         )
         try:
             await self._store.directory.add_client(client)
