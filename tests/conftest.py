@@ -1,16 +1,19 @@
 """What every test shares: hypothesis profiles, the event loop, the vectors, and a check for leftovers."""
 
+import contextlib
 import faulthandler
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import HealthCheck, settings
+from tests.bus_servers import BusServer, NatsServer, RedisServer, running
 from tests.postgresql import empty_database, postgresql_server
 from tests.s3 import S3Server, moto_server, seaweedfs_server
 
+from mintmark.cli.demonstration.front import Backend, Front, running_front
 from mintmark.cli.demonstration.postgresql import PostgresqlServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,6 +99,27 @@ def seaweedfs() -> Iterator[S3Server]:
     """A SeaweedFS of this process, which checks credentials."""
     with seaweedfs_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[BusServer]:
+    """A Redis of this process; whoever stops or pauses one starts another."""
+    with running(RedisServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[BusServer]:
+    """A NATS of this process; whoever stops or pauses one starts another."""
+    with running(NatsServer) as server:
+        yield server
+
+
+@pytest.fixture
+def line_to() -> Iterator[Callable[[int], Front]]:
+    """What makes a line to a port of loopback, which can be made to fail."""
+    with contextlib.ExitStack() as lines:
+        yield lambda port: lines.enter_context(running_front([Backend("127.0.0.1", port)], ready_path=None))
 
 
 def children() -> dict[int, str]:

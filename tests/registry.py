@@ -10,18 +10,23 @@ from typing import Any
 
 from sqlalchemy import make_url
 from tests.adapters.wakeups import listening
+from tests.bus_servers import BusServer
 
 from mintmark.adapters.line import LineBus
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus, MemoryHub
+from mintmark.adapters.nats_bus import NatsBus
 from mintmark.adapters.postgres_bus import PostgresBus
+from mintmark.adapters.redis_bus import RedisBus
 from mintmark.adapters.sql.database import ClockTime
 from mintmark.adapters.sql.postgres import Bounds, PostgresStore
 from mintmark.adapters.sql.sqlite import SqliteStore
 from mintmark.adapters.sqlite_bus import SqliteBus
+from mintmark.cli.demonstration.front import Fault, Front
 from mintmark.cli.demonstration.postgresql import PostgresqlServer
 from mintmark.core.mark import UNMARKED, Marks
 from mintmark.ports.bus import Bus
+from mintmark.ports.bus_place import bus_place
 from mintmark.ports.store import Store
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
@@ -150,6 +155,22 @@ def _aside(act: Callable[[], None]) -> Callable[[], Awaitable[None]]:
     return acting
 
 
+def _behind_a_line(fixture_name: str, scheme: str) -> Callable[[FakeClock, Path, Fixture], Awaitable[Buses]]:
+    async def buses(clock: FakeClock, folder: Path, fixture: Fixture) -> Buses:
+        """Buses on one server behind a line that resets every connection when they break."""
+        server: BusServer = fixture(fixture_name)
+        line: Front = fixture("line_to")(server.port)
+        place = bus_place(server.url(SYSTEM_ENTROPY.token_bytes(8).hex(), port=line.port))
+        kind = {"redis": RedisBus, "nats": NatsBus}[scheme]
+        return Buses(
+            lambda: kind(place, clock=clock, entropy=SYSTEM_ENTROPY),
+            lambda: line.set(Fault.RESET),
+            lambda: line.set(Fault.PASS),
+        )
+
+    return buses
+
+
 async def _nothing() -> None:
     """A change that no store has to hold."""
 
@@ -163,9 +184,13 @@ def _commit_to(path: Path) -> Callable[[], Awaitable[None]]:
     return commit
 
 
+redis_bus = _behind_a_line("redis_server", "redis")
+nats_bus = _behind_a_line("nats_server", "nats")
 BUSES = {
     "memory": memory_bus,
+    "nats": nats_bus,
     "postgresql": postgresql_bus,
+    "redis": redis_bus,
     "sqlite": sqlite_bus,
 }
 

@@ -329,8 +329,66 @@ def test_store_is_a_file_that_survives(store, reason):
 
 def test_url_in_the_wrong_place_is_not_repeated():
     """A setting that takes a few words refuses the URL of a database without the password in it."""
-    (line,) = mistakes({"bus": "postgresql://u:geheim@db/m"})
-    assert 'must be "none", not a URL' in line
+    (line,) = mistakes({"log_level": "postgresql://u:geheim@db/m"})
+    assert "must be" in line
+    assert "not a URL" in line
+    assert "geheim" not in line
+
+
+@pytest.mark.parametrize(
+    "bus",
+    [
+        "none",
+        "redis://db",
+        "redis://:geheim@db:6379/eu-1",
+        "rediss://u:ge%40heim@[::1]/1?sslrootcert=/etc/ca.pem&sslcert=/etc/c.pem&sslkey=/etc/k.pem",
+        "nats://u:geheim@db.example.com:4222",
+        "tls://:geheim@db",
+        "postgresql://u:geheim@db/m",
+    ],
+)
+def test_bus_may_be_a_server_of_its_own(bus):
+    """Every scheme of the registry of buses is a value of ``bus``, and shown without its password."""
+    settings = read({"bus": bus}, {})
+    assert settings.bus == bus
+    (shown,) = [found.value for found in describe(settings) if found.key.name == "bus"]
+    assert "geheim" not in shown
+    assert "heim" not in shown
+    assert ("***" in shown) == ("@" in bus)
+
+
+@pytest.mark.parametrize(
+    ("bus", "reason"),
+    [
+        ("redis", 'must be "none" or a URL like "redis://host"'),
+        ("rabbitmq://u:geheim@db", 'must be "none" or a URL like "redis://host"'),
+        ("sqlite:///geheim.db", 'must be "none" or a URL like "redis://host"'),
+        ("redis:db", "must name a server"),
+        ("redis://", "must name a server"),
+        ("redis://u:geheim@/1", "must name a server"),
+        ("redis://u:geheim@db:0", "must name a server"),
+        ("redis://u:geheim@db:port", "is not a URL"),
+        ("redis://u:geheim@a,b", "must name one server"),
+        ("redis://u:pass@geheim@db", "is not a URL"),
+        ("redis://u:pass/geheim@db", "is not a URL"),
+        ("redis://u:12/geheim@db", "name of letters, digits"),
+        ("redis://u:pass#geheim@db", "is not a URL"),
+        ("redis://db/a#geheim", "must have no fragment"),
+        ("redis://u:ge%ffheim@db", "is not a URL"),
+        ("nats://geheim@db", "has a user without a password"),
+        ("redis://db/a/b", "name of letters, digits"),
+        ("redis://db/a.b", "name of letters, digits"),
+        ("redis://db?sslrootcert=/etc/ca.pem", "with rediss:// and tls://"),
+        ("rediss://db?ssl_cert_reqs=none", "with rediss:// and tls://"),
+        ("rediss://db?sslrootcert=ca.pem", "must name files by their absolute paths"),
+        ("tls://db?sslkey=/etc/k.pem", "has an sslkey without an sslcert"),
+        ("postgresql://u:geheim@db", "must name a server and a database"),
+    ],
+)
+def test_bus_that_is_none_says_why(bus, reason):
+    """A URL that no bus is made of is a mistake with a reason, which does not repeat what may be secret."""
+    (line,) = mistakes({"bus": bus})
+    assert reason in line
     assert "geheim" not in line
 
 

@@ -37,8 +37,8 @@ PARTING: Final = 1.0
 
 
 class Wire(Protocol):
-    """One connection to a server. Whatever is awaited raises what the driver raises, and is bounded by time
-    from outside; after ``drop`` it ends at once."""
+    """One connection to a server. Whatever is awaited raises what the driver raises, at once where the
+    connection is lost, and is bounded by time from outside."""
 
     async def connect(self) -> None:
         """Connect and log in."""
@@ -79,7 +79,7 @@ class Server(Protocol):
 
     def wire(self, *, heard: Callable[[], None], lost: Callable[[], None]) -> Wire:
         """A connection that is still to be made: ``heard`` is called for what other processes send,
-        ``lost`` when it ends by itself."""
+        ``lost``, once or more often, when it ends by itself or is of no more use."""
         ...
 
     def explain(self, error: Exception) -> str:
@@ -184,7 +184,6 @@ class _Line:
         self._unsent = False
         self._reason = ""
         self._connecting = self._connected = self._closing = False
-        self._broken = False
         self._work = Subscription(clock, lambda _: None)
         self._rest = Subscription(clock, lambda _: None)
         self._keeping = asyncio.create_task(self._keep(), name="mintmark-bus")
@@ -232,8 +231,7 @@ class _Line:
 
     async def _hold(self) -> None:
         """Connect, listen, send and probe, until the line is closed; raises when the connection is lost."""
-        self._broken = False
-        wire = self._server.wire(heard=self._hear, lost=self._break)
+        wire = self._server.wire(heard=self._hear, lost=self._work.notify)
         try:
             await self._within(CONNECT, wire, wire.connect())
             await self._within(PATIENCE, wire, wire.listen())
@@ -249,10 +247,6 @@ class _Line:
     def _hear(self) -> None:
         self._heard()
 
-    def _break(self) -> None:
-        self._broken = True
-        self._work.notify()
-
     async def _turn(self, wire: Wire) -> None:
         """One round trip: a notification when there is something to announce, a probe when there is not."""
         await self._work.wait(PROBE)
@@ -260,8 +254,6 @@ class _Line:
         if self._closing and not sending:
             return
         try:
-            if self._broken:
-                raise ConnectionResetError
             await self._within(PATIENCE, wire, wire.send() if sending else wire.probe())
         except BaseException:
             if sending:

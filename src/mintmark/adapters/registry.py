@@ -18,8 +18,12 @@ STORES: Final[Mapping[str, str]] = {
 """By the scheme of the setting ``store``: what makes a store of a URL, a clock, entropy and marks."""
 
 BUSES: Final[Mapping[str, str]] = {
+    "nats": "mintmark.adapters.nats_bus:from_url",
     "postgresql": "mintmark.adapters.postgres_bus:from_url",
+    "redis": "mintmark.adapters.redis_bus:from_url",
+    "rediss": "mintmark.adapters.redis_bus:from_url",
     "sqlite": "mintmark.adapters.sqlite_bus:from_url",
+    "tls": "mintmark.adapters.nats_bus:from_url",
 }
 """By the scheme of ``bus``, or of ``store`` where ``bus`` is ``none``: what makes a bus of URL and clock."""
 
@@ -29,6 +33,14 @@ PUBLISHERS: Final[Mapping[str, str]] = {
 }
 """By the scheme of an item of ``publish``: what makes a place of a URL, a clock and entropy."""
 
+EXTRAS: Final[Mapping[str, str]] = {
+    "rediss": "redis",
+    "tls": "nats",
+    "postgresql": "server",
+    "sqlite": "server",
+}
+"""By scheme, where the extra that it needs has another name."""
+
 
 def make_store(url: str, *, clock: Clock, entropy: Entropy, marks: Marks = UNMARKED) -> Store:
     """The store that ``url`` names, not yet open; raises ConfigurationError for a scheme without one."""
@@ -37,19 +49,17 @@ def make_store(url: str, *, clock: Clock, entropy: Entropy, marks: Marks = UNMAR
 
 
 def make_bus(url: str, *, store: str, clock: Clock) -> Bus:
-    """The bus that ``url`` names, or the one that the store at ``store`` brings where ``url`` is ``none``."""
+    """The bus that ``url`` names, or the one that the store at ``store`` brings where ``url`` is ``none``.
+
+    Raises ConfigurationError.
+    """
     found, key = (store, "store") if url == "none" else (url, "bus")
     return cast("Bus", _find(BUSES, found, key=key)(found, clock=clock))
 
 
 def make_publisher(url: str, *, clock: Clock, entropy: Entropy) -> Publisher:
     """The place that ``url`` names, whether it is there or not; raises ConfigurationError."""
-    try:
-        make = _find(PUBLISHERS, url, key="publish")
-    except ModuleNotFoundError as missing:
-        scheme = url.partition(":")[0]
-        reason = f"{scheme}: needs {missing.name}, which is in the extra: pip install 'mintmark[{scheme}]'"
-        raise ConfigurationError("publish", reason) from None
+    make = _find(PUBLISHERS, url, key="publish")
     return cast("Publisher", make(url, clock=clock, entropy=entropy))
 
 
@@ -58,4 +68,9 @@ def _find(registry: Mapping[str, str], url: str, *, key: str) -> Any:
     if scheme not in registry:
         raise ConfigurationError(key, f"{scheme!r} is none of {', '.join(sorted(registry))}")
     module, _, name = registry[scheme].partition(":")
-    return getattr(import_module(module), name)
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as missing:
+        extra = EXTRAS.get(scheme, scheme)
+        reason = f"{scheme}: needs {missing.name}, which is in the extra: pip install 'mintmark[{extra}]'"
+        raise ConfigurationError(key, reason) from None

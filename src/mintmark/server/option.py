@@ -14,6 +14,7 @@ from mintmark.server.setting import (
     Kind,
     address,
     auto_or,
+    bus_url,
     choice,
     duration,
     flag,
@@ -93,9 +94,12 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key(
         "bus",
-        choice("none"),
-        "none",
-        "What wakes other nodes up when something changes. With `none` it is what the store brings.",
+        bus_url(),
+        NONE,
+        "What wakes other processes up when something changes. With `none` it is what the store brings. "
+        "Redis needs the extra `redis`, NATS the extra `nats`. `name` is the cluster's, where several share "
+        "a server. TLS is `rediss://` and `tls://`, with `?sslrootcert=/path`, `sslcert` and `sslkey`. A "
+        "password is better kept in the variable; without a user, as a token of NATS is, it is `:password@`.",
     ),
     Key("listen", address(), "127.0.0.1:8420", "Where the public endpoints listen."),
     Key("workers", whole(1, 64), 1, "HTTP worker processes."),

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final, Generic, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from mintmark.ports.bus_place import PORTS, bus_place
 from mintmark.ports.publisher import bucket_of, folder_of
 from mintmark.units import Seconds, format_duration, parse_duration
 
@@ -34,6 +35,7 @@ _HOST: Final = re.compile(
 _ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
 
 _STORES: Final = '"sqlite:///mintmark.db" or "postgresql://user:password@host/database"'
+_BUSES: Final = '"redis://host", "nats://host" or "postgresql://user:password@host/database"'
 _SECRETS: Final = '"file:/path", "env:NAME" or "command:/path argument"'
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PASSWORD: Final = re.compile(r"(://[^:@/?#]*:)[^/?#]*(@)")
@@ -269,6 +271,28 @@ def store_url() -> Kind[str]:
         return written
 
     return Kind('"sqlite:///path" or "postgresql://user:password@host:port/database"', parse)
+
+
+def bus_url() -> Kind[str]:
+    """What carries wake-ups: a server of Redis, NATS or PostgreSQL; ``"none"`` for what the store brings."""
+
+    def parse(value: object) -> str:
+        written = _text(value)
+        scheme, colon, _ = written.partition(":")
+        if colon and scheme == "postgresql":
+            _check_postgresql(written)
+        elif colon and scheme in PORTS:
+            bus_place(written)
+        elif written != NONE:
+            # It may hold a password, as one whose scheme is misspelt does.
+            raise ValueError(f'must be "{NONE}" or a URL like {_BUSES}')
+        return written
+
+    return Kind(
+        f'"{NONE}", "redis://user:password@host:port/name", "rediss://…", "nats://…", "tls://…" (NATS over '
+        'TLS) or "postgresql://…"',
+        parse,
+    )
 
 
 def place_url() -> Kind[str]:
