@@ -65,6 +65,10 @@ class EventName(StrEnum):
     SESSION_REFRESHED = "session.refreshed"
     SESSION_ENDED = "session.ended"
     SESSION_STOLEN = "session.stolen"
+    LOGOUT_NOTICE_DELIVERED = "logout_notice.delivered"
+    LOGOUT_NOTICE_FAILED = "logout_notice.failed"
+    LOGOUT_NOTICE_REFUSED = "logout_notice.refused"
+    LOGOUT_NOTICE_EXPIRED = "logout_notice.expired"
     ADDRESSES_DIFFERED = "addresses.differed"
     REFRESH_REFUSED = "refresh.refused"
     STORE_WENT_BACK = "store.went_back"
@@ -113,6 +117,9 @@ WARNINGS = frozenset(
         EventName.STORE_FAILED,
         EventName.BUS_LOST,
         EventName.SESSION_STOLEN,
+        EventName.LOGOUT_NOTICE_FAILED,
+        EventName.LOGOUT_NOTICE_REFUSED,
+        EventName.LOGOUT_NOTICE_EXPIRED,
         EventName.TOKENS_REVOKED,
         EventName.PEER_REFUSED,
         EventName.PEER_TURNED_AWAY,
