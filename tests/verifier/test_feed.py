@@ -50,6 +50,7 @@ def cut_off(issuer, clock, recorder):
     failed = recorder.count(EventName.FEED_FAILED)
     issuer.fail(Fault.REFUSE, "feed", "stream", "jwks", "discovery")
     issuer.disconnect()
+    clock.pass_armed(0.5)  # those whose streams end together come again one by one
     recorder.wait_for(EventName.FEED_FAILED, failed + 1)
 
 
@@ -533,6 +534,7 @@ def test_a_feed_that_answers_nonsense_is_a_feed_that_fails(issuer, follow, recor
     recorder.wait_for(EventName.REVOCATION_APPLIED)
     issuer.fail(fault, "feed", "stream")
     issuer.disconnect()
+    clock.pass_armed(0.5)
     recorder.wait_for(EventName.FEED_FAILED)
     assert verifier.verify(issuer.mint()).revocation == "stale"
     assert refusal(verifier, issuer.mint(rid="session-1")) == "revoked"

@@ -16,6 +16,7 @@ def test_after_an_outage_the_feed_is_followed_again_within_two_seconds(
     recorder.wait_for(EventName.FEED_FOLLOWED, 2)
     issuer.fail(Fault.REFUSE, "feed", "stream", "jwks", "discovery")
     issuer.disconnect()
+    clock.pass_armed(0.5)
     recorder.wait_for(EventName.FEED_FAILED)
     clock.advance(outage)
     recorder.pass_until(clock, EventName.FEED_FAILED, recorder.count(EventName.FEED_FAILED) + 2)

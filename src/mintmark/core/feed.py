@@ -70,6 +70,8 @@ class FeedPolicy:
     """A heartbeat whose time lies further back than this was held up on its way."""
     page_size: int = 4 * 1024 * 1024
     page_events: int = 100_000
+    page_within: Seconds = Seconds(30)
+    """Seconds for one page: a long one takes a while over a slow line."""
     pages: int = 10_000
     """Pages that one attempt to catch up may take …"""
     catch_up: Seconds = Seconds(300)

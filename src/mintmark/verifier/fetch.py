@@ -60,6 +60,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    media_type: str = ""
 
 
 async def within(clock: Clock, span: float, work: Coroutine[Any, Any, T]) -> T:
@@ -129,33 +130,44 @@ class Fetcher:
             await client.aclose()
 
     async def get(
-        self, url: str, *, headers: Mapping[str, str] | None = None, size: int | None = None
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        size: int | None = None,
+        span: Seconds | None = None,
+        preferred: str | None = None,
     ) -> Answer:
         """The JSON document at ``url``: a 200, or a 304 where ``headers`` ask for one.
 
-        Raises :class:`FetchFailed`.
+        It may also be of the ``preferred`` media type. ``size`` and ``span`` take the place of the limits for
+        one body and for all of it. Raises :class:`FetchFailed`.
         """
         most = self._limits.size if size is None else size
+        total = self._limits.total if span is None else span
         try:
-            return await within(self._clock, self._limits.total, self._get(url, dict(headers or {}), most))
+            return await within(self._clock, total, self._get(url, dict(headers or {}), most, preferred))
         except FetchFailed:
             raise
         except Exception as error:  # a client's library may raise what it does not document
             raise FetchFailed("client") from error
 
-    async def _get(self, url: str, headers: dict[str, str], size: int) -> Answer:
-        async with self._open(url, headers | {"Accept": "application/json, */*;q=0.1"}) as response:
+    async def _get(self, url: str, headers: dict[str, str], size: int, preferred: str | None) -> Answer:
+        accept = (
+            "application/json, */*;q=0.1" if preferred is None else f"{preferred}, application/json;q=0.5"
+        )
+        async with self._open(url, headers | {"Accept": accept}) as response:
             conditional = "If-None-Match" in headers
             if response.status_code == 304 and conditional:
                 return Answer(304, dict(response.headers), b"")
             _check_status(response.status_code)
             kind = _media_type(response)
-            if kind != "application/json" and not (
+            if kind not in ("application/json", preferred) and not (
                 kind.startswith("application/") and kind.endswith("+json")
             ):
                 raise FetchFailed("content_type")
             body = await _read(response, size)
-            return Answer(200, dict(response.headers), body)
+            return Answer(200, dict(response.headers), body, kind)
 
     @asynccontextmanager
     async def events(
@@ -172,10 +184,7 @@ class Fetcher:
             _check_status(response.status_code)
             if "content-encoding" in response.headers:
                 raise FetchFailed("content_encoding")
-            if (
-                response.headers.get("content-type", "").partition(";")[0].strip().lower()
-                != "text/event-stream"
-            ):
+            if _media_type(response) != "text/event-stream":
                 raise FetchFailed("content_type")
             yield aiter(httpx2.EventSource(response, max_event_size=message_size))
 

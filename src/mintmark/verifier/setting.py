@@ -1,5 +1,6 @@
 """What a service says about an issuer that it trusts, checked once."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -21,6 +22,9 @@ Names: TypeAlias = str | Iterable[str]
 ALGORITHMS: Final = tuple(Algorithm)
 """All that there are: each key is pinned to one."""
 E = TypeVar("E", bound=Enum)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""RFC 6750 s.2.1."""
+_MAX_TOKEN: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,8 @@ class Issuer:
     ``audience``: this service's name, or several. ``leeway``: seconds for ``exp``, ``nbf`` and ``iat``
     alike; by default 30 for ``exp`` and 60 for the others. ``profile``: ``"jwt"`` for issuers whose access
     tokens are not RFC 9068's. ``on_stale`` decides about revocations older than ``feed_bound`` seconds.
-    ``allow_origins``: where, beside the issuer's own origin, its keys may be.
+    ``allow_origins``: where, beside the issuer's own origin, its keys may be. ``feed_token``: what an issuer
+    asks for whose revocation feed is not everybody's; it is sent to the issuer's own origin alone.
     """
 
     issuer: str
@@ -57,6 +62,7 @@ class Issuer:
     feed_bound: int = 300
     max_stale: int | None = None
     allow_origins: Names = ()
+    feed_token: str | None = field(default=None, repr=False)
     keyset: KeysetPolicy = field(default_factory=KeysetPolicy, repr=False)
     feed: FeedPolicy = field(default_factory=FeedPolicy, repr=False)
     limits: Limits = field(default_factory=Limits, repr=False)
@@ -74,6 +80,7 @@ class Terms:
     timing: Timing
     on_stale: OnStale
     origins: frozenset[str]
+    feed_token: str | None = field(default=None, repr=False)
 
 
 def check(issuer: Issuer) -> Terms:
@@ -87,6 +94,7 @@ def check(issuer: Issuer) -> Terms:
         timing=issuer.timing,
         on_stale=_one_of(OnStale, "on_stale", issuer.on_stale),
         origins=frozenset(_origin(url) for url in names("allow_origins", issuer.allow_origins)),
+        feed_token=_feed_token(issuer.feed_token),
     )
 
 
@@ -168,6 +176,13 @@ def _stale_bound(issuer: Issuer) -> KeysetPolicy:
 
 def _feed_bound(issuer: Issuer) -> FeedPolicy:
     return replace(issuer.feed, bound=whole("feed_bound", issuer.feed_bound, least=30))
+
+
+def _feed_token(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and len(value) <= _MAX_TOKEN and _TOKEN.fullmatch(value)):
+        return value
+    # The message repeats nothing of it.
+    raise ConfigurationError("feed_token", "text of the characters that a Bearer token may have")
 
 
 def _origin(url: str) -> str:

@@ -48,6 +48,8 @@ class Source:
         """Attempts at the feed that failed since it last told us everything."""
         self.stream_spoke_at = float("-inf")
         """When, by the monotonic clock, a heartbeat last came over the stream."""
+        self.retry: float | None = None
+        """Seconds after which the issuer wants us to come again once a stream has ended."""
         self._room = 0
         self._entropy = entropy
         self._policy = terms.policy

@@ -57,6 +57,7 @@ class Verifier:
         profile: Literal["rfc9068", "jwt"] = "rfc9068",
         on_stale: Literal["deny", "allow", "prove"] = "prove",
         feed_bound: int = 300,
+        feed_token: str | None = None,
         on_cold: Literal["lazy", "require"] = "lazy",
         clock: AnyClock = SYSTEM_CLOCK,
         entropy: Entropy = SYSTEM_ENTROPY,
@@ -72,6 +73,7 @@ class Verifier:
             profile=profile,
             on_stale=on_stale,
             feed_bound=feed_bound,
+            feed_token=feed_token,
         )
         self._follow((only,), on_cold=on_cold, clock=clock, entropy=entropy, on_event=on_event, tls=tls)
 
