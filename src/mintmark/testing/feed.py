@@ -36,6 +36,8 @@ class FakeFeed:
         self._log: list[tuple[str, dict[str, Any]]] = []
         self._epoch = self._random()
         self._muted = False
+        self.retry: int | None = None
+        """Milliseconds after which streams are told to come again."""
         self._streams: set[_Stream] = set()
         self._last_beat = clock.monotonic()
         self._end = clock.listen(self._beat_if_due) if isinstance(clock, FakeClock) else None
@@ -111,6 +113,8 @@ class FakeFeed:
         if not isinstance(self._clock, FakeClock):
             heartbeat = asyncio.create_task(self._beat_for_ever(stream))
         try:
+            if self.retry is not None:
+                yield f"retry: {self.retry}\n\n".encode()
             while True:
                 for piece in self._unsent(stream):
                     yield piece

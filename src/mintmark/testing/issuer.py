@@ -40,9 +40,11 @@ class FakeIssuer:
         entropy: Entropy = SYSTEM_ENTROPY,
         alg: Alg = "ES256",
         feed: bool = True,
+        feed_token: str | None = None,
         max_age: int | None = 300,
         port: int = 0,
     ) -> None:
+        """``feed_token``: what the revocation feed asks for (RFC 6750), where it is not everybody's."""
         self.clock = clock
         self.max_age = max_age
         self.age: int | None = None
@@ -54,6 +56,7 @@ class FakeIssuer:
         self._entropy = entropy
         self._alg = alg
         self._has_feed = feed
+        self._feed_token = feed_token
         self._lock = threading.Lock()
         self._signing = SigningKey.generate(alg)
         self._keys = {self._signing.kid: self._signing}
@@ -209,6 +212,10 @@ class FakeIssuer:
         """Send a heartbeat on every open stream now."""
         self._feed.beat()
 
+    def tell_retry(self, milliseconds: int | None) -> None:
+        """Tell streams that begin from now on when to come again after their end; None tells nothing."""
+        self._feed.retry = milliseconds
+
     def mute(self, muted: bool = True) -> None:
         """Send nothing on open streams, and keep them open, until called with False."""
         self._feed.mute(muted)
@@ -261,6 +268,8 @@ class FakeIssuer:
                 return _json(self._discovery_document(), cache="public, max-age=300")
             case "jwks":
                 return self._key_set(request)
+            case "feed" | "stream" if not self._may_read_feed(request):
+                return Reply(status=401, headers={"WWW-Authenticate": "Bearer"})
             case "feed" if self._has_feed:
                 return self._page(request)
             case "stream" if self._has_feed:
@@ -306,6 +315,10 @@ class FakeIssuer:
         if request.headers.get("if-none-match") == etag:
             return Reply(status=304, headers=headers)
         return Reply(headers=headers | {"Content-Type": "application/jwk-set+json"}, body=body)
+
+    def _may_read_feed(self, request: Request) -> bool:
+        shown = request.headers.get("authorization")
+        return self._feed_token is None or shown == f"Bearer {self._feed_token}"
 
     def _page(self, request: Request) -> Reply:
         page = self._feed.page(self.issuer, request.query.get("after"))
