@@ -10,6 +10,8 @@ from tests.http.surface import PASSWORD, Surface, client, password_hash, surface
 
 from mintmark.core import jws, strict_json
 from mintmark.core.events import EventName
+from mintmark.core.log import LogEntry
+from mintmark.core.revocation import Kind
 from mintmark.core.sessions import Session
 from mintmark.core.timing import Timing
 from mintmark.ports.revocations import CursorGone
@@ -58,13 +60,16 @@ class Pair:
         for node in self.nodes:
             await node.services.ring.refresh()
 
-    async def someone(self, *, scope: str | None = None, **client_changes: Any) -> Someone:
-        """A new user, logged in at a new public client."""
+    async def someone(
+        self, *, scope: str | None = None, secret: str | None = None, **client_changes: Any
+    ) -> Someone:
+        """A new user, logged in at a new client, which is public without a ``secret``."""
         name = self.rig.entropy.token_bytes(6).hex()
         directory = self.rig.store.directory
         await directory.add_user(user(password_hash(), name=name))
-        await directory.add_client(client(f"client-{name}", **client_changes))
-        return await self.log_in(Sub(f"usr_{name}"), name, ClientId(f"client-{name}"), scope=scope)
+        await directory.add_client(client(f"client-{name}", secret=secret, **client_changes))
+        more = {} if secret is None else {"client_secret": secret}
+        return await self.log_in(Sub(f"usr_{name}"), name, ClientId(f"client-{name}"), scope=scope, **more)
 
     async def log_in(
         self, sub: Sub, username: str, client_id: ClientId, *, scope: str | None = None, **more: str
@@ -88,16 +93,16 @@ class Pair:
         """How often both nodes together have reported an event so far."""
         return sum(node.services.audit.counts[name] for node in self.nodes)
 
-    async def ends(self, who: Someone) -> list[tuple[str, int]]:
-        """The causes under which the log has this session, and until when it is denied."""
+    async def ends(self, who: Someone) -> list[LogEntry]:
+        """What the log says of this session or of its client, which is nobody else's."""
         page = await self.rig.store.revocations.read(self.one.issuer, None, limit=10_000)
         assert not isinstance(page, CursorGone)
-        return [(e.cause, e.event.expires_at) for e in page.entries if e.event.value == who.rid]
+        return [entry for entry in page.entries if entry.event.value in (who.rid, who.client_id)]
 
     async def check_stolen(self, who: Someone, *tokens: str) -> None:
         """The session is over everywhere, and that was told once."""
         await self.check_refused(who, *tokens)
-        assert [cause for cause, _ in await self.ends(who)] == ["theft"]
+        assert [(e.event.kind, e.cause) for e in await self.ends(who)] == [(Kind.RID, "theft")]
 
     async def check_refused(self, who: Someone, *tokens: str) -> None:
         """Neither node answers any of ``tokens`` with more than a refusal."""

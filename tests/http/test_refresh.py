@@ -307,8 +307,10 @@ async def test_refresh_that_was_committed_before_the_end_is_denied(town: Pair, e
     await end(town, me)
     gate.open()
     given = (await racing).json()
-    [(_, denied_until)] = await town.ends(me)
-    assert denied_until >= claims_of(given["access_token"])["exp"] + 300 + TIMING.clock_skew
+    [end_of_it] = await town.ends(me)
+    claims = claims_of(given["access_token"])
+    assert end_of_it.event.expires_at >= claims["exp"] + 300 + TIMING.clock_skew
+    assert claims["iat"] <= (end_of_it.event.not_before or claims["iat"])
     again = await refresh(town.other, me, given["refresh_token"])
     assert again.status_code == (401 if end is remove_client else 400)
 
@@ -359,6 +361,33 @@ async def test_session_keeps_what_its_log_in_settled(town: Pair):
     assert await dump(town.rig.store) == kept
     answer = (await refresh(town.other, me, me.refresh_token)).json()
     assert claims_of(answer["access_token"])["scope"] == "orders:read"
+
+
+# --- a client that does without rotation -------------------------------------------------------------------
+
+
+async def test_client_that_does_without_rotation_keeps_its_token(town: Pair):
+    """RF1, FAPI 2.0 s.5.3.2.1: at any age, from either node, the answer has the token that was presented;
+    without the client's secret it is worth nothing, and a logout ends it."""
+    me = await town.someone(secret=SECRET, rotates_refresh=False)
+    before = town.counted(EventName.SESSION_STOLEN)
+    for number, span in enumerate((0, 1, GRACE, RETRY, TIMING.session_idle - 1)):
+        await town.pass_time(span)
+        again = await refreshed(town.nodes[number % 2], me, me.refresh_token, client_secret=SECRET)
+        assert again == me.refresh_token
+    assert (await town.row(me)).generation == 0
+    thief = await refresh(town.other, me, me.refresh_token, client_secret="his")
+    assert outcome(thief) == (401, "invalid_client")
+    assert town.counted(EventName.SESSION_STOLEN) == before
+    left = {"refresh_token": me.refresh_token}
+    assert (await town.one.http.request("DELETE", "/v1/sessions/current", json=left)).status_code == 204
+    assert outcome(await refresh(town.other, me, me.refresh_token, client_secret=SECRET)) == REFUSED
+
+
+async def test_public_client_rotates_whatever_its_row_says(town: Pair):
+    """RF1: without a secret beside it, a token that stays the same would be its thief's until the end."""
+    me = await town.someone(rotates_refresh=False)
+    assert await refreshed(town.one, me, me.refresh_token) != me.refresh_token
 
 
 # --- R7: a store that went back ----------------------------------------------------------------------------
