@@ -19,6 +19,7 @@ from mintmark.core import keyring
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.directory import Client, User
 from mintmark.core.key import Activation
+from mintmark.core.logout_token import LOGOUT_TOKEN_TYP
 from mintmark.core.minting import ACCESS_TOKEN_TYP
 from mintmark.core.sealing import UNPEPPERED, Pepper
 from mintmark.core.timing import Timing
@@ -91,7 +92,7 @@ class Surface:
         """A new active key, in the ring and in the signer."""
         services, store = self.services, self.store.keyring
         made = await self.signer.generate(
-            issuer=self.issuer, alg=services.algorithm, typs=frozenset({ACCESS_TOKEN_TYP})
+            issuer=self.issuer, alg=services.algorithm, typs=frozenset({ACCESS_TOKEN_TYP, LOGOUT_TOKEN_TYP})
         )
         public = made.public
         view = await store.read(self.issuer)

@@ -18,6 +18,7 @@ from mintmark.core import keyring
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.key import Activation
 from mintmark.core.keyring import Member
+from mintmark.core.logout_token import LOGOUT_TOKEN_TYP
 from mintmark.core.minting import ACCESS_TOKEN_TYP
 from mintmark.core.timing import Timing
 from mintmark.ports.peer import PeerService
@@ -89,7 +90,7 @@ class TownNode:
         """A new active key of this node."""
         store, timing = self.town.store.keyring, self.services.timing
         made = await self.signer.generate(
-            issuer=ISSUER, alg=Algorithm.ES256, typs=frozenset({ACCESS_TOKEN_TYP})
+            issuer=ISSUER, alg=Algorithm.ES256, typs=frozenset({ACCESS_TOKEN_TYP, LOGOUT_TOKEN_TYP})
         )
         public, view = made.public, await store.read(ISSUER)
         prepared = keyring.prepare(
