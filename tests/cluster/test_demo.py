@@ -12,7 +12,7 @@ ACTS = (
     "own key has been public for the lead",
     "logs in at node a",
     "PyJWT accepts it",
-    "401",
+    "with another signature: 401",
     "refreshed at node b",
     "at node c, as if its answer was lost: the same refresh token",
     "gave way to",
