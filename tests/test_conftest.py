@@ -41,7 +41,7 @@ def test_a_test_that_hangs_twice_does_not_stop_the_run(tmp_path: Path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert "crashed while running" in done.stdout, done.stdout
