@@ -1,6 +1,7 @@
 """GET /revocations/stream: what a follower hears, and that it misses nothing."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -14,7 +15,8 @@ from mintmark.core.events import EventName
 from mintmark.core.feed import FeedPolicy, Follower, Heartbeat, Keys, Revocation, parse_message, parse_page
 from mintmark.core.jwk import parse_jwk_set
 from mintmark.core.keyset import Instant
-from mintmark.core.log import Cursor
+from mintmark.core.log import Cursor, LogEntry
+from mintmark.http import stream as stream_module
 from mintmark.server import feed as server_feed
 from mintmark.testing.clock import FakeClock
 
@@ -263,6 +265,63 @@ async def test_same_keys_are_not_announced_again(node: Surface):
         await node.read_ring()
         assert (await follower.next()).name == "revocation"
         assert follower.events.empty()
+
+
+async def test_each_stream_is_told_when_to_come_again(node: Surface):
+    """At its beginning, so that it knows when its node dies, and again when its node leaves; each another."""
+    told = []
+    for _ in range(5):
+        async with stream(node.app) as follower:
+            await follower.next_of("heartbeat")
+            told += follower.retries
+    assert len(set(told)) == 5
+    assert all(50 <= retry <= 450 for retry in told)
+    async with stream(node.app) as follower:
+        await follower.next_of("heartbeat")
+        await node.services.feed.drain(1)
+        assert await follower.rest() == []
+        assert len(follower.retries) == 2
+        assert len(set(follower.retries)) == 1
+
+
+async def test_what_all_are_told_is_encoded_once(node: Surface, monkeypatch):
+    """Of a thousand events for twenty followers each is written once, and all get the same bytes."""
+    written: list[LogEntry] = []
+    write = stream_module._revocation
+
+    def counting(entry: LogEntry) -> bytes:
+        written.append(entry)
+        return write(entry)
+
+    monkeypatch.setattr(stream_module, "_revocation", counting)
+    async with contextlib.AsyncExitStack() as stack:
+        followers = [await stack.enter_async_context(stream(node.app)) for _ in range(20)]
+        for follower in followers:
+            await follower.next_of("heartbeat")
+        values = await append(node, 1_000)
+        for follower in followers:
+            heard = [(await follower.next_of("revocation")).data["value"] for _ in values]
+            assert heard == values
+        assert len(written) == 1_000
+        assert len({follower.body.partition(b"event: revocation")[2] for follower in followers}) == 1
+
+
+async def test_a_late_follower_is_written_what_it_lacks_alone(node: Surface, monkeypatch):
+    """One that was caught up from the store beyond what was queued for it hears nothing twice."""
+    async with stream(node.app) as early:
+        await early.next_of("heartbeat")
+        cursor = await head(node)
+        node.following.cancel()
+        values = await append(node, 5)
+        async with stream(node.app, last_event_id=cursor) as late:
+            caught_up = [(await late.next_of("revocation")).data["value"] for _ in range(5)]
+            following = asyncio.create_task(node.services.feed.run())
+            values += await append(node, 3, first=5)
+            rest = [(await late.next_of("revocation")).data["value"] for _ in range(3)]
+            assert caught_up + rest == values
+            assert [(await early.next_of("revocation")).data["value"] for _ in range(8)] == values
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_streams_end_when_the_node_leaves(node: Surface):

@@ -7,7 +7,7 @@ import pytest
 from mintmark.core.mark import MarkKey, Marks
 from mintmark.core.sealing import Pepper
 from mintmark.errors import ConfigurationError
-from mintmark.node.secret import ClusterKeys, read_cluster_keys, read_marks, read_secret
+from mintmark.node.secret import ClusterKeys, read_cluster_keys, read_feed_tokens, read_marks, read_secret
 from mintmark.server.setting import SecretForm, SecretSource
 from mintmark.server.settings import read
 
@@ -100,3 +100,28 @@ async def test_short_secret_is_refused_and_not_repeated(tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match="16 bytes") as refused:
         await read_marks(read({"cluster_key": "env:SHORT"}, {}, folder=tmp_path))
     assert "hunter2" not in str(refused.value)
+
+
+def settings_of(path, content: bytes):
+    """Settings whose feed token is in a file."""
+    path.write_bytes(content)
+    return read({"feed_token": f"file:{path}"}, {})
+
+
+async def test_feed_tokens_are_the_lines_of_their_source(tmp_path):
+    """One a line, so that a second one can be good while it replaces the first; none without the setting."""
+    assert await read_feed_tokens(read({}, {})) == ()
+    content = b"  first-token-0123456\r\n\n\tsecond~token/of+16==\n"
+    found = await read_feed_tokens(settings_of(tmp_path / "token", content))
+    assert found == ("first-token-0123456", "second~token/of+16==")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"short", b"sixteen letters!", b"first-token-0123456\n\xff" * 2, b"\n \n", b"x" * 5000, b"=" * 20],
+)
+async def test_feed_token_that_no_header_can_carry_stops_the_start(tmp_path, content):
+    """The error names the setting and the source, and repeats nothing."""
+    with pytest.raises(ConfigurationError, match="feed_token") as refused:
+        await read_feed_tokens(settings_of(tmp_path / "token", content))
+    assert content.decode("latin-1").strip()[:9] not in str(refused.value) or not content.strip()

@@ -1,6 +1,8 @@
 """The feed within a process: one reader of the log, and everybody who follows it."""
 
 import asyncio
+import contextlib
+import itertools
 from collections.abc import AsyncIterator
 
 import pytest
@@ -27,7 +29,7 @@ ISSUER = Issuer("https://auth.example.com")
 class World:
     """A feed over a store and a bus that can fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, limit: int = 3) -> None:
         self.clock = FakeClock()
         self.faults = Faults(clock=self.clock)
         self.store = MemoryStore(clock=self.clock, entropy=SYSTEM_ENTROPY)
@@ -39,7 +41,7 @@ class World:
             bus=self.bus,
             clock=self.clock,
             audit=self.audit,
-            limit=3,
+            limit=limit,
         )
 
     async def append(self, *values: str) -> None:
@@ -206,6 +208,52 @@ async def test_closed_feed_takes_nobody(world: World):
     with pytest.raises(Overloaded):
         async with world.feed.follow():
             pass
+
+
+async def test_a_leaving_node_sends_followers_away_one_after_the_other(world: World):
+    """Over its time, in the order in which they came; none more is let in; those who wait hear everything."""
+    async with world.feed.follow() as one, world.feed.follow() as two, world.feed.follow() as three:
+        draining = asyncio.create_task(world.feed.drain(6.0))
+        assert isinstance(await one.next(), CutOff)
+        assert len({one.retry, two.retry, three.retry}) == 3
+        with pytest.raises(Overloaded):
+            async with world.feed.follow():
+                pass
+        await world.append("late")
+        assert await heard(two, 1) == await heard(three, 1) == ["late"]
+        for follower, other in ((two, three), (three, None)):
+            assert other is None or not other._waiting
+            await world.clock.armed(within=0.01)
+            world.clock.advance(0.01)
+            assert isinstance(await asyncio.wait_for(follower.next(), 20), CutOff)
+        await draining
+
+
+async def test_a_leaving_node_with_many_followers_takes_its_time_and_no_more():
+    """However many there are, the last is sent away within it; few are sent away in a moment."""
+    made = World(limit=5_000)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(5_000):
+            await stack.enter_async_context(made.feed.follow())
+        draining = asyncio.create_task(made.feed.drain(6.0))
+        sent_away = []
+        for tenth in range(61):
+            await until(lambda: draining.done() or made.clock._count(0, 6) > 0)
+            sent_away.append(sum(follower._cut_off for follower in made.feed._followers))
+            assert abs(sent_away[-1] - 5_000 * tenth / 60) < 100
+            made.clock.advance(0.1)
+        await draining
+        assert sent_away[-1] == 5_000
+
+
+def test_followers_are_told_to_come_again_at_different_times():
+    """However many there were before, those who come together are spread over the whole span."""
+    for first in (0, 7, 12_345):
+        retries = sorted(Follower(number).retry for number in range(first, first + 100))
+        assert retries[0] >= 50
+        assert retries[-1] <= 450
+        assert len(set(retries)) > 90
+        assert max(b - a for a, b in itertools.pairwise(retries)) <= 12
 
 
 def key(kid: str, state: KeyState) -> Key:

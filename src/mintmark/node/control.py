@@ -23,6 +23,7 @@ from mintmark.node.cluster import Cluster
 from mintmark.node.custody import open_custody
 from mintmark.node.link import Assignment
 from mintmark.node.listener import listen, own_url
+from mintmark.node.secret import read_feed_tokens
 from mintmark.node.store import open_bus, open_places, open_store
 from mintmark.node.upkeep import Charge, Upkeep, agree_all
 from mintmark.ports.bus import Bus
@@ -68,6 +69,8 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 async def _serve(settings: Settings) -> int:
     stop = _Stop()
+    # Workers read it; a mistake in it is one line here, and not one each time that a worker is started.
+    await read_feed_tokens(settings)
     with listen(settings.listen) as listening:
         async with (
             contextlib.AsyncExitStack() as opened,

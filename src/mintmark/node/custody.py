@@ -66,10 +66,10 @@ def secret_variables(settings: Settings) -> frozenset[str]:
 
 def without_secrets(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """What of ``environ`` a command gets that prints a secret: not the variables that hold the others."""
-    clusters = (settings.cluster_key, settings.cluster_key_also)
+    nodes = (settings.cluster_key, settings.cluster_key_also, settings.feed_token)
     withheld = secret_variables(settings) | {
         source.target
-        for source in clusters
+        for source in nodes
         if isinstance(source, SecretSource) and source.form is SecretForm.ENV
     }
     return {name: value for name, value in environ.items() if name not in withheld}

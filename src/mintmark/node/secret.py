@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from mintmark.server.setting import SecretForm, SecretSource
 from mintmark.server.settings import Settings
 
 _MAX_BYTES: Final = 65_536
+_LEAST_TOKEN: Final = 16
+_TOKEN: Final = re.compile(rb"(?=.{%d,4096}\Z)[A-Za-z0-9._~+/-]+=*" % _LEAST_TOKEN)
+"""RFC 6750 s.2.1, of a length that nobody guesses."""
 _PATIENCE: Final = 30.0
 """Seconds for a command: it may ask a vault."""
 
@@ -74,6 +78,21 @@ async def read_cluster_keys(settings: Settings) -> ClusterKeys:
 async def read_marks(settings: Settings) -> Marks:
     """The marks alone; as :func:`read_cluster_keys`."""
     return (await read_cluster_keys(settings)).marks
+
+
+async def read_feed_tokens(settings: Settings) -> tuple[str, ...]:
+    """The tokens that ``feed_token`` comes to, none where it is not set; raises ConfigurationError."""
+    source = settings.feed_token
+    if source is None:
+        return ()
+    for_command = without_secrets(settings, os.environ)
+    lines = (await read_secret(source, setting="feed_token", for_command=for_command)).splitlines()
+    tokens = [line.strip() for line in lines if line.strip()]
+    if not tokens or not all(_TOKEN.fullmatch(token) for token in tokens):
+        # Nothing of it is repeated, not even which line it is about.
+        reason = f"each line must be {_LEAST_TOKEN} or more of the characters that a Bearer token may have"
+        raise ConfigurationError("feed_token", f"{source}: {reason}")
+    return tuple(token.decode() for token in tokens)
 
 
 async def _derived(

@@ -26,7 +26,7 @@ from mintmark.http.protocol import bounded_http
 from mintmark.node import logs
 from mintmark.node.elsewhere import Elsewhere
 from mintmark.node.link import Assignment, Line, Served, decode_assignment
-from mintmark.node.secret import read_cluster_keys
+from mintmark.node.secret import read_cluster_keys, read_feed_tokens
 from mintmark.node.store import open_bus, open_passwords, open_store
 from mintmark.ports.signer import HardeningReport
 from mintmark.server.audit import Audit
@@ -40,6 +40,8 @@ from mintmark.units import Seconds
 
 DRAIN: Final = 10
 """Seconds that requests under way get when the worker leaves."""
+DRAIN_FEED: Final = 6.0
+"""Seconds of these over which followers of the feed are sent elsewhere, one after the other."""
 _ATTEMPTS: Final = 20
 """Attempts to open the store, which are cheaper than another process."""
 _ELSEWHERE_TIMEOUT: Final = Seconds(2)
@@ -91,10 +93,13 @@ async def work(
         )
         server = _Server(config)
 
+        draining: list[asyncio.Task[None]] = []
+
         def leave() -> None:
-            for services in served:
-                services.health.leave()
-                services.feed.close()
+            if not draining:
+                for services in served:
+                    services.health.leave()
+                    draining.append(asyncio.create_task(services.feed.drain(DRAIN_FEED)))
             server.should_exit = True
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
@@ -113,9 +118,9 @@ async def work(
         done, _ = await asyncio.wait({serving, *background}, return_when=asyncio.FIRST_COMPLETED)
         leave()
         await serving
-        for task in background:
+        for task in (*background, *draining):
             task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.gather(*background, *draining, return_exceptions=True)
         for task in done:
             # A loop that ended by itself had a defect, and this raises it.
             task.result()
@@ -130,6 +135,7 @@ async def _services(
     settings = assignment.settings
     # Once: a command that prints the secret may ask somebody each time.
     keys = await read_cluster_keys(settings)
+    feed_tokens = await read_feed_tokens(settings)
     async with (
         open_store(settings, keys=keys, attempts=_ATTEMPTS) as store,
         open_bus(settings) as bus,
@@ -155,6 +161,7 @@ async def _services(
                     followers=_FOLLOWERS // len(settings.issuers),
                     peers=Elsewhere(one.issuer, others) if settings.cold_start == PEER else None,
                     pepper=keys.pepper,
+                    feed_tokens=feed_tokens,
                 )
                 for one in settings.issuers
             )

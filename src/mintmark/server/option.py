@@ -93,6 +93,14 @@ KEYS: Final[tuple[Key, ...]] = (
         "the same `cluster_key`.",
     ),
     Key(
+        "feed_token",
+        secret_source(),
+        NONE,
+        "Where the tokens are read, one a line, of which the revocation feed asks for one. Verifiers get it "
+        "as `feed_token`. Without it the feed is everybody's: it names sessions by random numbers, and "
+        "nobody. The same on all nodes.",
+    ),
+    Key(
         "bus",
         bus_url(),
         NONE,

@@ -49,6 +49,7 @@ class Settings:
     cluster_key: SecretSource | None
     cluster_key_also: SecretSource | str | None
     """Text is :data:`mintmark.server.option.UNMARKED`."""
+    feed_token: SecretSource | None
     bus: str
     listen: Address
     workers: int
