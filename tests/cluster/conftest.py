@@ -40,10 +40,15 @@ def spread(first: Sequence[T], rest: Sequence[T], workers: int) -> list[T]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests of minutes, each in another process."""
+    """Begin with the tests of minutes, each in another process, and go on with the slow ones.
+
+    So what runs when most processes have nothing left to do is short.
+    """
     long = [item for item in items if _timeout(item) >= MINUTES]
-    rest = [item for item in items if _timeout(item) < MINUTES]
-    items[:] = spread(long, rest, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    slow = [item for item in items if _timeout(item) < MINUTES and item.get_closest_marker("slow")]
+    first = {item.nodeid for item in (*long, *slow)}
+    rest = [item for item in items if item.nodeid not in first]
+    items[:] = spread([*long, *slow], rest, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def _timeout(item: pytest.Item) -> float:
