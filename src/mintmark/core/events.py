@@ -64,6 +64,7 @@ class EventName(StrEnum):
     SESSION_STARTED = "session.started"
     SESSION_REFRESHED = "session.refreshed"
     SESSION_ENDED = "session.ended"
+    SESSIONS_ENDED = "sessions.ended"
     SESSION_STOLEN = "session.stolen"
     LOGOUT_NOTICE_DELIVERED = "logout_notice.delivered"
     LOGOUT_NOTICE_FAILED = "logout_notice.failed"
