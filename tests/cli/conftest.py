@@ -44,7 +44,7 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     ):
         subprocess.run(
-            [sys.executable, "-m", "mintmark.cli", *argv],
+            [sys.executable, "-m", "mintmark", *argv],
             cwd=folder,
             env={name: value for name, value in os.environ.items() if not name.startswith("MINTMARK_")},
             input=PASSWORD.encode(),

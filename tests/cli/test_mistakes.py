@@ -308,7 +308,7 @@ def test_reader_that_went_away_is_no_traceback(shop):
     os.close(reading)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "mintmark.cli", "users", "list"],
+            [sys.executable, "-m", "mintmark", "users", "list"],
             stdout=writing,
             stderr=subprocess.PIPE,
             timeout=60,
@@ -323,7 +323,7 @@ def test_full_disk_is_one_line(shop):
     """An answer that could not be written is a failure, and said to be one."""
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "mintmark.cli", "users", "list"],
+            [sys.executable, "-m", "mintmark", "users", "list"],
             stdout=full,
             stderr=subprocess.PIPE,
             timeout=60,
@@ -335,7 +335,7 @@ def test_full_disk_is_one_line(shop):
 def test_closed_standard_input_is_an_empty_one(shop):
     """A service manager that gives no standard input makes no traceback."""
     done = subprocess.run(
-        ["/bin/sh", "-c", f'exec "{sys.executable}" -m mintmark.cli users passwd ada --password-stdin <&-'],
+        ["/bin/sh", "-c", f'exec "{sys.executable}" -m mintmark users passwd ada --password-stdin <&-'],
         capture_output=True,
         text=True,
         timeout=60,

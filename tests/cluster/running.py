@@ -147,7 +147,7 @@ class RunningNode(Reachable):
     # --- its processes -------------------------------------------------------------------------------
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "mintmark.cli", "--config", str(self.config), *arguments]
+        return [sys.executable, "-m", "mintmark", "--config", str(self.config), *arguments]
 
     def run(self, *arguments: str, given: str = "") -> str:
         """What a command printed; fails the test when it failed."""

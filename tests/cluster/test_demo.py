@@ -47,7 +47,7 @@ def test_demo_holds_and_leaves_nothing(store, folder, request):
         request.getfixturevalue("postgresql")
     arguments = [] if store == "sqlite" else ["--store", store]
     done = subprocess.run(
-        [sys.executable, "-m", "mintmark.cli", "demo", *arguments],
+        [sys.executable, "-m", "mintmark", "demo", *arguments],
         capture_output=True, text=True, timeout=870, check=False, cwd=folder,
         env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "HOME": str(folder), "http_proxy": "http://127.0.0.1:9"},
     )  # fmt: skip

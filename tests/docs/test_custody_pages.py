@@ -60,7 +60,7 @@ class Page:
         for old, new in replaced.items():
             script = script.replace(old, new)
         config = {} if self.node is None else {"MINTMARK_CONFIG": str(self.node.config)}
-        command = f'mintmark() {{ {sys.executable} -m mintmark.cli "$@"; }}\n{script}'
+        command = f'mintmark() {{ {sys.executable} -m mintmark "$@"; }}\n{script}'
         done = subprocess.run(
             ["/bin/sh", "-ec", command],
             env={**os.environ, **config},

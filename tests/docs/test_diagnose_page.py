@@ -29,7 +29,7 @@ def block(name: str) -> str:
 def doctor(folder: Path, *options: str) -> str:
     """What the command prints in ``folder``, without the spaces that fill lines up."""
     done = subprocess.run(
-        [sys.executable, "-m", "mintmark.cli", "doctor", *options],
+        [sys.executable, "-m", "mintmark", "doctor", *options],
         cwd=folder,
         env={name: value for name, value in os.environ.items() if not name.startswith("MINTMARK_")},
         capture_output=True,

@@ -133,7 +133,7 @@ class Cluster:
         """Run a command of ``mintmark`` with the settings of the first node."""
         config = str(self._config(_NAMES[0]))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mintmark.cli", "--config", config, *arguments,
+            sys.executable, "-m", "mintmark", "--config", config, *arguments,
             env=self.environ, stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip

@@ -218,7 +218,8 @@ class Report:
 
     def __str__(self) -> str:
         checks = f"{self.calls} checks of valid tokens, 0 refused"
-        return f"{checks}; {self.refreshed} refreshes, {self.repeated} requests repeated"
+        repeated = "1 request" if self.repeated == 1 else f"{self.repeated} requests"
+        return f"{checks}; {self.refreshed} refreshes, {repeated} repeated"
 
 
 def expect(status: int, wanted: int, what: str, said: str = "") -> None:

@@ -1,4 +1,4 @@
-"""``python -m mintmark.cli``: the command line without an installed script."""
+"""``python -m mintmark``: the command line without an installed script."""
 
 import sys
 
