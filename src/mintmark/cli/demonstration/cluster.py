@@ -189,7 +189,7 @@ class Cluster:
         }
         self._config(name).write_text("".join(f'{key} = "{value}"\n' for key, value in settings.items()))
         program = Program(
-            f"node {name}", "mintmark.cli", "--config", str(self._config(name)), "serve",
+            f"node {name}", "mintmark", "--config", str(self._config(name)), "serve",
             environ=self.environ, log=self._folder / f"node-{name}.log",
         )  # fmt: skip
         return Node(name, port, program)
