@@ -18,6 +18,13 @@ class NoCredentials(HttpRefusal):
     code = "no_credentials"
 
 
+class OriginRefused(HttpRefusal):
+    """A request with the session cookie, or for it, that no page which may use it has made."""
+
+    status = 403
+    code = "origin_refused"
+
+
 class BodyTooSlow(HttpRefusal):
     """A body that did not arrive in time."""
 

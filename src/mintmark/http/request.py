@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -130,8 +131,20 @@ def bearer_of(request: Request) -> str | None:
 
 
 def address_of(request: Request) -> str:
-    """The caller's address; behind a trusted proxy the one that the proxy names. Empty where it has none."""
-    return request.client.host if request.client else ""
+    """The caller's address; behind a trusted proxy the one that the proxy names. Empty where it has none.
+
+    What a proxy passes on may be anything: what is no address is none. The zone of one (RFC 4007 s.11) means
+    something on this machine alone.
+    """
+    try:
+        return str(ipaddress.ip_address(request.client.host.partition("%")[0])) if request.client else ""
+    except ValueError:
+        return ""
+
+
+def device_of(request: Request) -> str:
+    """What the caller's program calls itself; anything, and as long as a header may be."""
+    return request.headers.get("user-agent", "")
 
 
 def query_of(request: Request, name: str) -> str | None:

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from mintmark.grants.grant import Granted
 from mintmark.http.errors import JSON, NO_STORE
-from mintmark.http.request import Incoming, address_of, credentials_of, form_of
+from mintmark.http.request import Incoming, address_of, credentials_of, device_of, form_of
 from mintmark.server.tokens import Tokens
 
 
@@ -23,19 +23,28 @@ class TokenEndpoint:
         parameters = form.parameters
         credentials = credentials_of(request, parameters.get("client_id"), parameters.get("client_secret"))
         granted = await self._tokens.grant(
-            credentials, parameters, audience=form.audience(), address=address_of(request)
+            credentials,
+            parameters,
+            audience=form.audience(),
+            device=device_of(request),
+            address=address_of(request),
         )
         return token_response(granted)
 
 
-def token_response(granted: Granted, *, status: int = 200, rid: bool = False) -> Response:
-    """``granted`` as RFC 6749 s.5.1 has it; with ``rid`` it names the session too."""
+def token_response(
+    granted: Granted, *, status: int = 200, rid: bool = False, refresh_token: bool = True
+) -> Response:
+    """``granted`` as RFC 6749 s.5.1 has it; with ``rid`` it names the session too.
+
+    Without ``refresh_token`` that is left out, for it goes into a cookie.
+    """
     answer: dict[str, Any] = {
         "access_token": granted.access_token,
         "token_type": "Bearer",
         "expires_in": granted.expires_in,
     }
-    if granted.refresh_token is not None:
+    if granted.refresh_token is not None and refresh_token:
         answer["refresh_token"] = granted.refresh_token
     if granted.scope:
         answer["scope"] = " ".join(granted.scope)

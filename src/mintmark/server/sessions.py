@@ -266,6 +266,17 @@ class Sessions:
         """Whether this call ended the session; the caller has proved that he may."""
         return await self._end(rid, cause)
 
+    async def end_all(self, sub: Sub, cause: EndCause) -> int:
+        """How many sessions of a user this call ended: all that lived."""
+        before = self._issuing.moment()
+        self._issuing.check_time(before, await self._store.now())
+        ended = await self._store.sessions.end_all(self._issuer, sub, cause=cause, timing=self._timing)
+        if ended:
+            await self._bus.announce()
+        for rid in ended:
+            self._audit.record(EventName.SESSION_ENDED, rid=rid, cause=cause.value)
+        return len(ended)
+
     def _decide(
         self, session: Session | None, token: sessions.RefreshToken, client: Client, now: NumericDate
     ) -> sessions.Verdict:
