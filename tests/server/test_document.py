@@ -108,6 +108,8 @@ def test_discovery_names_the_issuer_byte_for_byte_and_everything_under_it():
         "issuer",
         "jwks_uri",
         "token_endpoint",
+        "revocation_endpoint",
+        "introspection_endpoint",
         "mintmark_sessions",
         "mintmark_feed",
         "mintmark_feed_stream",

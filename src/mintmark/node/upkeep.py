@@ -34,6 +34,7 @@ from mintmark.server.peering import Peering
 from mintmark.server.peers import Peers
 from mintmark.server.pruning import prune
 from mintmark.server.publication import Publication
+from mintmark.server.recall import finish
 from mintmark.server.ring import RingFollower
 from mintmark.server.rotation import Rotation
 from mintmark.server.setting import PEER
@@ -202,6 +203,7 @@ class Upkeep:
         return [
             self._lasting("rotation", self._rotate),
             self._lasting("pruning", self._prune),
+            self._lasting("revocations", self._finish_revocations),
             self._lasting("key ring", self._ring.run),
             self._lasting("peers", self._stay_in_touch),
             *(
@@ -310,6 +312,16 @@ class Upkeep:
         await prune(
             self._charge.issuer,
             store=self._charge.store,
+            clock=SYSTEM_CLOCK,
+            timing=self._charge.settings.timing,
+            audit=self.audit,
+        )
+
+    async def _finish_revocations(self) -> None:
+        await finish(
+            self._charge.issuer,
+            store=self._charge.store,
+            bus=self._charge.bus,
             clock=SYSTEM_CLOCK,
             timing=self._charge.settings.timing,
             audit=self.audit,

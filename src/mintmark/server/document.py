@@ -16,8 +16,12 @@ from mintmark.units import Issuer, Kid, Seconds
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 JWKS_PATH: Final = "/.well-known/jwks.json"
+REVOKE_PATH: Final = "/revoke"
+INTROSPECT_PATH: Final = "/introspect"
 FEED_PATH: Final = "/revocations"
 STREAM_PATH: Final = "/revocations/stream"
+_WITH_SECRET: Final = ["client_secret_basic", "client_secret_post"]
+_ANY_CLIENT: Final = [*_WITH_SECRET, "none"]
 _METADATA: Final = "/.well-known/oauth-authorization-server"
 _OPENID: Final = "/.well-known/openid-configuration"
 
@@ -83,7 +87,11 @@ def discovery(
             "issuer": issuer,
             "jwks_uri": issuer + JWKS_PATH,
             "token_endpoint": issuer + "/token",
-            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+            "token_endpoint_auth_methods_supported": _ANY_CLIENT,
+            "revocation_endpoint": issuer + REVOKE_PATH,
+            "revocation_endpoint_auth_methods_supported": _ANY_CLIENT,
+            "introspection_endpoint": issuer + INTROSPECT_PATH,
+            "introspection_endpoint_auth_methods_supported": _WITH_SECRET,
             "grant_types_supported": list(grant_types),
             "response_types_supported": [],
             "subject_types_supported": ["public"],

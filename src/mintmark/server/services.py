@@ -12,13 +12,18 @@ from mintmark.ports.peer import PeerSigner
 from mintmark.ports.signer import Signer
 from mintmark.ports.store import Store
 from mintmark.server.audit import Audit
+from mintmark.server.bearer import BearerTokens
 from mintmark.server.clients import Clients
 from mintmark.server.feed import RevocationFeed
 from mintmark.server.health import Health
+from mintmark.server.introspection import Introspection
 from mintmark.server.issuing import Issuing
+from mintmark.server.own_sessions import OwnSessions
+from mintmark.server.revoking import Revoking
 from mintmark.server.ring import RingFollower
 from mintmark.server.sessions import Sessions
 from mintmark.server.tokens import Tokens
+from mintmark.server.web_origins import WebOrigins
 from mintmark.units import Issuer, NodeId
 
 
@@ -33,8 +38,12 @@ class Services:
     ring: RingFollower
     feed: RevocationFeed
     sessions: Sessions
+    own_sessions: OwnSessions
+    web_origins: WebOrigins
     clients: Clients
     tokens: Tokens
+    revoking: Revoking
+    introspection: Introspection
     health: Health
     bus: Bus
     audit: Audit
@@ -94,6 +103,21 @@ def compose(
         pepper=pepper,
     )
     clients = Clients(issuer, directory=store.directory, audit=audit)
+    bearers = BearerTokens(issuer, ring)
+    revoking = Revoking(
+        issuer,
+        clients=clients,
+        sessions=sessions,
+        bearers=bearers,
+        issuing=issuing,
+        store=store,
+        bus=bus,
+        timing=timing,
+        audit=audit,
+    )
+    introspection = Introspection(
+        issuer, clients=clients, sessions=sessions, bearers=bearers, issuing=issuing, store=store
+    )
     return Services(
         issuer=issuer,
         node=node,
@@ -102,8 +126,12 @@ def compose(
         ring=ring,
         feed=feed,
         sessions=sessions,
+        own_sessions=OwnSessions(issuer, store=store, sessions=sessions, bearers=bearers, issuing=issuing),
+        web_origins=WebOrigins(issuer, directory=store.directory, clock=clock),
         clients=clients,
         tokens=Tokens(clients=clients, sessions=sessions, issuing=issuing),
+        revoking=revoking,
+        introspection=introspection,
         health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock, peers=peers),
         bus=bus,
         audit=audit,
