@@ -1,6 +1,6 @@
 """The HTTP surface of one issuer: which path leads where."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,7 +16,10 @@ from mintmark.http.endpoint import Bounds, Endpoint, Respond
 from mintmark.http.errors import ErrorForm, error_response
 from mintmark.http.feed import FeedPages
 from mintmark.http.guard import Guard
+from mintmark.http.introspect import IntrospectionEndpoint
+from mintmark.http.origin import CrossOrigin
 from mintmark.http.probes import Probes
+from mintmark.http.revoke import RevocationEndpoint
 from mintmark.http.sessions import SessionEndpoints
 from mintmark.http.stream import FeedStream
 from mintmark.http.token import TokenEndpoint
@@ -51,20 +54,34 @@ def probe_app(served: Sequence[Services], *, audit: Audit) -> Starlette:
 
 def _issuer_routes(services: Services, bounds: Bounds) -> list[Route]:
     path = document.path_of(services.issuer)
-    documents, feed, sessions = Documents(services), FeedPages(services), SessionEndpoints(services)
+    documents, feed = Documents(services), FeedPages(services)
     route = _routing(services.audit, bounds)
     discovery = document.discovery_paths(services.issuer)
+    token, revoke = TokenEndpoint(services.tokens), RevocationEndpoint(services.revoking)
+    introspect = IntrospectionEndpoint(services.introspection)
     return [
-        route(path + "/token", "POST", TokenEndpoint(services.tokens).answer, form=ErrorForm.OAUTH),
+        route(path + "/token", "POST", token.answer, form=ErrorForm.OAUTH),
+        route(path + document.REVOKE_PATH, "POST", revoke.answer, form=ErrorForm.OAUTH),
+        route(path + document.INTROSPECT_PATH, "POST", introspect.answer, form=ErrorForm.OAUTH),
         route(document.jwks_path(services.issuer), "GET", documents.jwks, headers=CORS),
         route(document.key_path(services.issuer, "{kid}"), "GET", documents.key, headers=CORS),
         *(route(place, "GET", documents.discovery, headers=CORS) for place in discovery),
-        route(path + "/v1/sessions", "POST", sessions.log_in),
-        route(path + "/v1/sessions/refresh", "POST", sessions.refresh),
-        route(path + "/v1/sessions/current", "DELETE", sessions.log_out),
+        *_session_routes(services, bounds, path + "/v1/sessions"),
         route(path + document.FEED_PATH, "GET", feed.page),
         Route(path + document.STREAM_PATH, FeedStream(services, bounds), methods=["GET"]),
     ]
+
+
+def _session_routes(services: Services, bounds: Bounds, path: str) -> Iterator[Route]:
+    sessions = SessionEndpoints(services)
+    for place, methods in {
+        path: {"POST": sessions.log_in, "GET": sessions.listed, "DELETE": sessions.end_all},
+        path + "/refresh": {"POST": sessions.refresh},
+        path + "/current": {"DELETE": sessions.log_out},
+        path + "/{rid}": {"DELETE": sessions.end_one},
+    }.items():
+        endpoint = CrossOrigin(methods, origins=services.web_origins, audit=services.audit, bounds=bounds)
+        yield Route(place, endpoint)
 
 
 def _probe_routes(served: Sequence[Services], audit: Audit, bounds: Bounds) -> list[Route]:
