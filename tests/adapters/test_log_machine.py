@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection
 
 from mintmark.adapters.memory import MemoryData, MemoryStore
-from mintmark.adapters.sql.revocations import LogRows
+from mintmark.adapters.sql.log import LogRows
 from mintmark.adapters.sql.sqlite import SqliteStore
 from mintmark.adapters.sql.threads import driver
 from mintmark.core.denylist import Denylist

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import make_url, text
 from tests.adapters.postgres import PATIENT, new_store, opened, raw, waiting
 
+from mintmark.adapters.sql.ending import EndingRows
 from mintmark.adapters.sql.postgres import BOUNDS, Bounds, ServerTime, from_url
 from mintmark.adapters.sql.schema import METADATA
-from mintmark.adapters.sql.sessions import SessionRows
 from mintmark.core.keyring import Ring
 from mintmark.core.log import denied_until
 from mintmark.core.revocation import Kind, RevocationEvent
@@ -18,7 +18,7 @@ from mintmark.errors import ConfigurationError, StoreDamaged, StoreUnavailable
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.rig import ISSUER, TIMING, kid_of, read_log, redeem
-from mintmark.units import NodeId, NumericDate
+from mintmark.units import NodeId, NumericDate, Rid
 
 LOGOUT = EndCause.LOGOUT
 
@@ -174,16 +174,17 @@ def everywhere(store, user, client):
 async def test_any_number_of_sessions_end_in_statements_that_are_bounded(rig, other, end, monkeypatch):
     """R5, V1: a thief who begins many sessions does not keep his victim from changing the password: no
     statement ends more than it has the time for, and the log has one entry for each, without gaps."""
-    monkeypatch.setattr(SessionRows, "most_at_once", 3)
+    monkeypatch.setattr(EndingRows, "most_at_once", 3)
     user, client = await rig.someone()
     rids = {(await rig.logged_in(user, client))[0].rid for _ in range(11)}
     ended = await end(rig.store, user, client)
     assert (len(ended) if end is everywhere else ended) == 11
     assert await rig.store.sessions.list(ISSUER) == ()
     entries = await read_log(rig.store)
-    assert [entry.cursor.seq for entry in entries] == list(range(1, 12))
-    assert {entry.event.value for entry in entries} == rids
-    together = await other.fetch("SELECT count(*) AS n FROM log_entries GROUP BY xmin::text")
+    said = [client.client_id] * 2 if end is remove_client else sorted(rids)
+    assert [entry.cursor.seq for entry in entries] == list(range(1, len(said) + 1))
+    assert sorted(entry.event.value for entry in entries) == said
+    together = await other.fetch("SELECT count(*) AS n FROM sessions GROUP BY xmin::text")
     assert max(row["n"] for row in together) == 3
 
 
@@ -205,7 +206,11 @@ async def test_session_that_was_being_started_ends_with_the_others(rig, other, e
         await waiting(other, 1)
     assert await ending == 2
     assert await rig.store.sessions.list(ISSUER) == ()
-    assert "late" in {entry.event.value for entry in await read_log(rig.store)}
+    late = (await rig.store.sessions.read(ISSUER, Rid("late"))).session
+    assert late is not None
+    assert late.ended_at is not None
+    denied = client.client_id if end is remove_client else "late"
+    assert denied in {entry.event.value for entry in await read_log(rig.store)}
 
 
 @pytest.mark.parametrize("end", [disable, new_password, remove_client])

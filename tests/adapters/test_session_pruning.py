@@ -7,6 +7,7 @@ import pytest
 from tests.registry import STORES, store_rig
 
 from mintmark.adapters.sql import sessions as statements
+from mintmark.adapters.sql.ending import BOUND
 from mintmark.adapters.sql.sessions import SessionRows
 from mintmark.core.sessions import EndCause
 from mintmark.ports.sessions import KEPT_FOR
@@ -82,7 +83,7 @@ async def test_steps_go_by_the_index(tmp_path, request):
 
     def explain(connection: Any) -> None:
         asked = {"issuer": ISSUER, "behind": 0, "before": 10, "upto": 10, "most": 5}
-        for statement in (statements._BOUND, statements._FIND_OVER):
+        for statement in (BOUND, statements._FIND_OVER):
             compiled = statement.compile(connection.engine)
             values = tuple({**compiled.params, **asked}[name] for name in compiled.positiontup or ())
             raw = connection.connection.dbapi_connection

@@ -20,10 +20,12 @@ from sqlalchemy import Connection, create_engine, insert, text
 
 import mintmark
 from mintmark.adapters.sql.database import Collision
+from mintmark.adapters.sql.directory import DirectoryRows
+from mintmark.adapters.sql.ending import EndingRows
 from mintmark.adapters.sql.schema import METADATA, REVISION, nodes
-from mintmark.adapters.sql.sessions import SessionRows
 from mintmark.adapters.sql.sqlite import APPLICATION_ID, SqliteStore, from_url, translate
 from mintmark.adapters.sql.threads import driver
+from mintmark.core.revocation import Kind
 from mintmark.core.sessions import EndCause
 from mintmark.errors import ConfigurationError, StoreDamaged, StoreUnavailable
 from mintmark.ports.budget import Budget
@@ -48,17 +50,18 @@ async def store(tmp_path) -> AsyncIterator[SqliteStore]:
 
 @pytest.mark.parametrize("end", ["sub", "client_id", "everywhere"])
 async def test_any_number_of_sessions_end_in_transactions_that_are_bounded(store, monkeypatch, end):
-    """R5, V1: none ends more than it has the time for, all are ended, and the log has one entry for each."""
-    monkeypatch.setattr(SessionRows, "most_at_once", 3)
+    """R5, V1: none ends more than it has the time for, all are ended, and the log has one entry for each;
+    for a client that goes, one before the first of them ends and one with the last."""
+    monkeypatch.setattr(EndingRows, "most_at_once", 3)
     parts: list[int] = []
-    end_some = SessionRows.end_some
+    end_some = EndingRows.end_some
 
     def counted(*arguments):
         ended = end_some(*arguments)
         parts.append(len(ended))
         return ended
 
-    monkeypatch.setattr(SessionRows, "end_some", counted)
+    monkeypatch.setattr(EndingRows, "end_some", counted)
     rig = Rig(store, FakeClock(), SYSTEM_ENTROPY)
     user, client = await rig.someone()
     rids = {(await rig.logged_in(user, client))[0].rid for _ in range(11)}
@@ -74,8 +77,36 @@ async def test_any_number_of_sessions_end_in_transactions_that_are_bounded(store
     assert parts == [3, 3, 3]
     assert await store.sessions.list(ISSUER) == ()
     entries = await read_log(store)
-    assert [entry.cursor.seq for entry in entries] == list(range(1, 12))
-    assert {entry.event.value for entry in entries} == rids
+    said = [client.client_id] * 2 if end == "client_id" else sorted(rids)
+    assert [entry.cursor.seq for entry in entries] == list(range(1, len(said) + 1))
+    assert sorted(entry.event.value for entry in entries) == said
+
+
+async def test_client_whose_removal_was_cut_short_leaves_no_token(store, monkeypatch):
+    """DIRECTORY-4: of sessions that had ended before the crash no token is left, and the next try goes on."""
+    monkeypatch.setattr(EndingRows, "most_at_once", 3)
+    clock = FakeClock()
+    rig = Rig(store, clock, SYSTEM_ENTROPY)
+    user, client = await rig.someone()
+    for _ in range(11):
+        await rig.logged_in(user, client)
+    remove = DirectoryRows.remove_client
+
+    def crash(*arguments):
+        raise StoreUnavailable("the node was killed")
+
+    monkeypatch.setattr(DirectoryRows, "remove_client", crash)
+    with pytest.raises(StoreUnavailable):
+        await store.directory.remove_client(ISSUER, client.client_id, timing=TIMING)
+    assert len(await store.sessions.list(ISSUER)) == 2
+    found = await store.directory.client(ISSUER, client.client_id)
+    assert found is not None
+    assert found.not_before > SYSTEM_CLOCK.now()
+    (entry,) = await read_log(store)
+    assert (entry.event.kind, entry.event.not_before) == (Kind.CLIENT, found.not_before)
+    monkeypatch.setattr(DirectoryRows, "remove_client", remove)
+    assert await store.directory.remove_client(ISSUER, client.client_id, timing=TIMING) == 2
+    assert await store.directory.clients(ISSUER) == ()
 
 
 def beat(name: str) -> Work:

@@ -4,6 +4,7 @@ import pytest
 
 from mintmark.testing.conformance.directory import DirectoryConformance
 from mintmark.testing.conformance.keyring import KeyRingConformance
+from mintmark.testing.conformance.outbox import OutboxConformance
 from mintmark.testing.conformance.revocations import LogConformance
 from mintmark.testing.conformance.rig import Rig
 from mintmark.testing.conformance.sessions import SessionConformance
@@ -33,3 +34,7 @@ class TestRevocations(LogConformance):
 
 class TestDirectory(DirectoryConformance):
     """Users and clients."""
+
+
+class TestOutbox(OutboxConformance):
+    """Whom to tell of ended sessions."""

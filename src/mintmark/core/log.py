@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import Final
 
 from mintmark.core import base64url
+from mintmark.core.minting import BACKDATED
 from mintmark.core.revocation import RevocationEvent
 from mintmark.core.timing import MAX_LEEWAY, Timing
 from mintmark.units import NumericDate
@@ -69,6 +70,21 @@ class LogPage:
 def denied_until(exp: NumericDate, timing: Timing) -> NumericDate:
     """How long a token that expires at ``exp`` must stay on the log: until no verifier takes it any more."""
     return NumericDate(exp + MAX_LEEWAY + timing.widest.clock_skew)
+
+
+def not_before(now: NumericDate, timing: Timing, *, before: NumericDate | None = None) -> NumericDate:
+    """Up to which ``iat`` an event by time denies tokens, made at the store's time ``now``.
+
+    The latest that any node which has not heard of it can give, or ``before`` where that is earlier.
+    ``now`` was rounded down, so the second after it is the one that counts.
+    """
+    latest = NumericDate(now + 1 + timing.widest.clock_skew + timing.widest.propagation)
+    return latest if before is None else min(before, latest)
+
+
+def denied_by_time_until(not_before: NumericDate, timing: Timing) -> NumericDate:
+    """How long tokens with an ``iat`` up to ``not_before`` must stay denied; ``exp`` counts from later."""
+    return denied_until(NumericDate(not_before + BACKDATED + timing.widest.access_ttl), timing)
 
 
 JTI_A_SESSION: Final = 16

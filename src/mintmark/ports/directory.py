@@ -6,13 +6,15 @@
   same transaction, with one ``rid`` event each where a token may still be valid. Where they are too many for
   one transaction, some end before it.
 - DIRECTORY-3 What does not exist is NotFound where it should be changed, and None where it is looked up.
+- DIRECTORY-4 Removing a client appends one ``client`` event instead of one for each session: it denies what
+  the client was given in its own name too.
 """
 
 from typing import Protocol
 
 from mintmark.core.directory import Client, User
 from mintmark.core.timing import Timing
-from mintmark.units import ClientId, Issuer, Sub
+from mintmark.units import ClientId, Issuer, NumericDate, Sub
 
 
 class Directory(Protocol):
@@ -40,6 +42,10 @@ class Directory(Protocol):
 
     async def set_password(self, issuer: Issuer, sub: Sub, password_hash: str, *, timing: Timing) -> int:
         """Change the password, and end every session; how many it ended."""
+        ...
+
+    async def lock_user(self, issuer: Issuer, sub: Sub, until: NumericDate | None) -> None:
+        """Have nothing minted in the user's name before ``until``; None lifts it. Raises NotFound."""
         ...
 
     async def rehash_password(self, user: User, password_hash: str) -> bool:

@@ -6,8 +6,8 @@
 - SESSION-3 ``last_exp`` only rises: the row covers every access token whose minting was committed.
 - SESSION-4 Ending a session appends one ``rid`` event in the same transaction, if a token of it may still
   be valid; ending it again appends nothing and keeps the first cause.
-- SESSION-5 ``start`` is taken only while the user is enabled and has the password that was checked, and
-  the client exists.
+- SESSION-5 ``start`` is taken only while the user is enabled and not locked and has the password that was
+  checked, and the client exists.
 - SESSION-6 A redemption that repeats an answer (same version) does not make another one lose.
 - SESSION-7 ``list`` shows what has neither ended nor expired, newest first.
 - SESSION-8 ``prune`` removes a row no earlier than KEPT_FOR after the session was over and its last access
@@ -38,8 +38,8 @@ class SessionStore(Protocol):
     """One row a session."""
 
     async def start(self, session: Session, *, user: User) -> bool:
-        """Whether the session was written; False where ``user`` was disabled, removed or got another
-        password since it was read, or the client is gone."""
+        """Whether the session was written; False where ``user`` was disabled, locked, removed or got
+        another password since it was read, or the client is gone."""
         ...
 
     async def read(self, issuer: Issuer, rid: Rid) -> SessionView:

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from mintmark.ports.directory import Directory
 from mintmark.ports.keyring import KeyRingStore
+from mintmark.ports.outbox import LogoutOutbox
 from mintmark.ports.revocations import RevocationLog
 from mintmark.ports.sessions import SessionStore
 from mintmark.units import NumericDate
@@ -46,6 +47,11 @@ class Store(Protocol):
     @property
     def directory(self) -> Directory:
         """Users and clients."""
+        ...
+
+    @property
+    def outbox(self) -> LogoutOutbox:
+        """Ended sessions whose clients are still to be told."""
         ...
 
     async def open(self) -> None:

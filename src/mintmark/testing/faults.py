@@ -26,6 +26,7 @@ from mintmark.ports.bus import Bus, BusState, Subscription
 from mintmark.ports.clock import Clock
 from mintmark.ports.directory import Directory
 from mintmark.ports.keyring import KeyRingStore
+from mintmark.ports.outbox import LogoutOutbox
 from mintmark.ports.revocations import RevocationLog
 from mintmark.ports.sessions import SessionStore
 from mintmark.ports.store import Store
@@ -181,6 +182,7 @@ class FaultyStore:
         self.sessions: Final = cast("SessionStore", _Subject("sessions", inner.sessions, faults))
         self.revocations: Final = cast("RevocationLog", _Subject("revocations", inner.revocations, faults))
         self.directory: Final = cast("Directory", _Subject("directory", inner.directory, faults))
+        self.outbox: Final = cast("LogoutOutbox", _Subject("outbox", inner.outbox, faults))
 
     async def open(self) -> None:
         """Open the inner store, unless ``open`` fails."""

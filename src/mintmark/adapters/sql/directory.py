@@ -1,18 +1,32 @@
 """Users and clients in SQL."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from mintmark.adapters.sql.database import Collision, Database, decode_list, encode_list, is_storable
-from mintmark.adapters.sql.schema import clients, users
-from mintmark.adapters.sql.sessions import Ending, SessionRows, end_most
+from mintmark.adapters.sql.ending import FOREVER, Ending, EndingRows, end_most
+from mintmark.adapters.sql.log import ByTime, LogRows
+from mintmark.adapters.sql.schema import clients, log_entries, log_heads, logout_notices, users
 from mintmark.core.directory import Client, User
+from mintmark.core.revocation import Kind
 from mintmark.core.sessions import EndCause
 from mintmark.core.timing import Timing
 from mintmark.errors import Conflict, NotFound
-from mintmark.units import ClientId, Issuer, Sub
+from mintmark.units import ClientId, Issuer, NumericDate, Sub
 
 _USERS = select(users).where(users.c.issuer == bindparam("issuer")).order_by(users.c.username)
 _USER = select(users).where(users.c.issuer == bindparam("issuer"), users.c.sub == bindparam("sub"))
@@ -25,8 +39,24 @@ _SET_PASSWORD = _THIS_USER.values(password_hash=bindparam("new_hash"), password_
 _REHASH = _THIS_USER.where(users.c.password_hash == bindparam("old_hash")).values(
     password_hash=bindparam("new_hash")
 )
-_CLIENTS = select(clients).where(clients.c.issuer == bindparam("issuer")).order_by(clients.c.client_id)
-_CLIENT = select(clients).where(
+_LOCK = _THIS_USER.values(locked_until=bindparam("until"))
+
+# What denies the tokens of a client is in the log for as long as there can be such tokens: read from there,
+# it cannot miss a revocation that was made while the client was being added, or before it was added again.
+_OF_CLIENT = (
+    select(func.max(log_entries.c.not_before))
+    .where(
+        log_entries.c.issuer == clients.c.issuer,
+        log_entries.c.value == clients.c.client_id,
+        # Written out, or no database could know that its small index is enough.
+        log_entries.c.kind == literal_column(f"'{Kind.CLIENT}'"),
+    )
+    .scalar_subquery()
+)
+_OF_ALL = select(log_heads.c.tokens_floor).where(log_heads.c.issuer == clients.c.issuer).scalar_subquery()
+_SELECT_CLIENTS = select(clients, _OF_CLIENT.label("denied"), _OF_ALL.label("all_denied"))
+_CLIENTS = _SELECT_CLIENTS.where(clients.c.issuer == bindparam("issuer")).order_by(clients.c.client_id)
+_CLIENT = _SELECT_CLIENTS.where(
     clients.c.issuer == bindparam("issuer"), clients.c.client_id == bindparam("client_id")
 )
 _SET_SECRET = (
@@ -38,6 +68,10 @@ _REMOVE = delete(clients).where(
     clients.c.issuer == bindparam("of"), clients.c.client_id == bindparam("which")
 )
 
+_FORGET_NOTICES = delete(logout_notices).where(
+    logout_notices.c.issuer == bindparam("of"), logout_notices.c.client_id == bindparam("which")
+)
+
 _NO_USER = "there is no such user"
 _NO_CLIENT = "there is no such client"
 
@@ -45,9 +79,10 @@ _NO_CLIENT = "there is no such client"
 class DirectoryRows:
     """The statements on users and clients that do more than one thing."""
 
-    def __init__(self, database: Database, sessions: SessionRows) -> None:
+    def __init__(self, database: Database, endings: EndingRows, log: LogRows) -> None:
         self._time = database.time
-        self.sessions: Final = sessions
+        self.endings: Final = endings
+        self.log: Final = log
 
     def disable_user(self, connection: Connection, issuer: Issuer, sub: Sub, timing: Timing) -> int:
         """As the port's."""
@@ -56,7 +91,7 @@ class DirectoryRows:
             if connection.execute(_USER, {"issuer": issuer, "sub": sub}).first() is None:
                 raise NotFound(_NO_USER)
             return 0
-        return len(self.sessions.end(connection, issuer, sub, Ending("sub", EndCause.USER_DISABLED, timing)))
+        return len(self.endings.end(connection, issuer, sub, Ending("sub", EndCause.USER_DISABLED, timing)))
 
     def set_password(
         self, connection: Connection, issuer: Issuer, sub: Sub, password_hash: str, timing: Timing
@@ -67,7 +102,7 @@ class DirectoryRows:
         if connection.execute(_SET_PASSWORD, change).rowcount == 0:
             raise NotFound(_NO_USER)
         ending = Ending("sub", EndCause.PASSWORD_CHANGED, timing)
-        return len(self.sessions.end(connection, issuer, sub, ending))
+        return len(self.endings.end(connection, issuer, sub, ending))
 
     def remove_client(
         self, connection: Connection, issuer: Issuer, client_id: ClientId, timing: Timing
@@ -75,8 +110,13 @@ class DirectoryRows:
         """As the port's."""
         if connection.execute(_REMOVE, {"of": issuer, "which": client_id}).rowcount == 0:
             raise NotFound(_NO_CLIENT)
-        ending = Ending("client_id", EndCause.CLIENT_REMOVED, timing)
-        return len(self.sessions.end(connection, issuer, client_id, ending))
+        connection.execute(_FORGET_NOTICES, {"of": issuer, "which": client_id})
+        # One event denies all that the client was ever given, its sessions' tokens included (DIRECTORY-4).
+        # It comes last: others lock sessions first and then the head of the log, and so must this.
+        ending = Ending("client_id", EndCause.CLIENT_REMOVED, timing, denied=FOREVER)
+        ended = self.endings.end(connection, issuer, client_id, ending)
+        self.log.revoke(connection, issuer, _removal(client_id, timing))
+        return len(ended)
 
 
 class SqlDirectory:
@@ -131,6 +171,12 @@ class SqlDirectory:
             lambda c: self._rows.set_password(c, issuer, sub, password_hash, timing)
         )
 
+    async def lock_user(self, issuer: Issuer, sub: Sub, until: NumericDate | None) -> None:
+        """Have nothing minted in the user's name before ``until``."""
+        change = {"of": issuer, "which": sub, "until": until}
+        if await self._database.write(lambda c: c.execute(_LOCK, change).rowcount, single=True) == 0:
+            raise NotFound(_NO_USER)
+
     async def rehash_password(self, user: User, password_hash: str) -> bool:
         """Store the same password under newer parameters; False where it was changed meanwhile."""
         change = {
@@ -181,13 +227,22 @@ class SqlDirectory:
 
     async def remove_client(self, issuer: Issuer, client_id: ClientId, *, timing: Timing) -> int:
         """Remove it, and end every session of its; how many it ended."""
-        most = await self._end_most(issuer, client_id, Ending("client_id", EndCause.CLIENT_REMOVED, timing))
+        rows, log = self._rows.endings, self._rows.log
+        ending = Ending("client_id", EndCause.CLIENT_REMOVED, timing)
+        most = 0
+        if await self._database.read(lambda c: rows.are_many(c, issuer, client_id, ending), single=True):
+            # Where this fails half-way, no token of a session that it ended may be left: so their event comes
+            # before they end, and the last transaction appends one for what was given meanwhile.
+            denied = await self._database.write(
+                lambda c: log.revoke(c, issuer, _removal(client_id, timing)), single=log.appends_at_once
+            )
+            most = await self._end_most(issuer, client_id, replace(ending, denied=denied))
         return most + await self._database.write(
             lambda c: self._rows.remove_client(c, issuer, client_id, timing)
         )
 
     async def _end_most(self, issuer: Issuer, which: Sub | ClientId, ending: Ending) -> int:
-        return len(await end_most(self._database, self._rows.sessions, issuer, which, ending))
+        return len(await end_most(self._database, self._rows.endings, issuer, which, ending))
 
     async def _one(self, statement: Select[Any], asked: Mapping[str, str]) -> RowMapping | None:
         if not all(map(is_storable, asked.values())):
@@ -211,5 +266,9 @@ def _client(row: RowMapping) -> Client:
     for name in ("origins", "serves"):
         values[name] = () if values[name] is None else decode_list(values[name])
     values["rotates_refresh"] = values["rotates_refresh"] is not False
-    values["not_before"] = values["not_before"] or 0
-    return Client(**values)
+    denied, all_denied = values.pop("denied"), values.pop("all_denied")
+    return Client(**values, not_before=NumericDate(max(0, denied or 0, all_denied or 0)))
+
+
+def _removal(client_id: ClientId, timing: Timing) -> ByTime:
+    return ByTime(client_id=client_id, cause=EndCause.CLIENT_REMOVED.value, timing=timing)

@@ -19,8 +19,8 @@ from sqlalchemy.pool import NullPool
 from mintmark.adapters.sql import migrate, sqlite
 from mintmark.adapters.sql.database import Database
 from mintmark.adapters.sql.keyring import RingRows
+from mintmark.adapters.sql.log import LogRows
 from mintmark.adapters.sql.migrate import SchemaState
-from mintmark.adapters.sql.revocations import LogRows
 from mintmark.adapters.sql.sqlite import SqliteStore
 from mintmark.adapters.sql.threads import driver
 from mintmark.core.mark import UNMARKED, Marks

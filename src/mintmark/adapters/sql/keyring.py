@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, select, update
 
 from mintmark.adapters.sql.database import Collision, Database, insert_if_absent
-from mintmark.adapters.sql.revocations import LogRows
+from mintmark.adapters.sql.log import LogRows
 from mintmark.adapters.sql.ring_row import (
     Found,
     key_of,

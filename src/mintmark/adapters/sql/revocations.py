@@ -1,150 +1,30 @@
-"""The revocation log in SQL: a head row for each issuer, and entries numbered by it.
+"""The revocation log and what is revoked through it alone, in SQL."""
 
-The head row is raised in the transaction that inserts the entries, so its lock orders writers: numbers are
-given in commit order and without gaps, and no reader can pass one that commits late (V1).
-"""
+from collections.abc import Callable
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from sqlalchemy import Connection
 
-from sqlalchemy import Connection, Row, RowMapping, bindparam, delete, insert, select, update
-
-from mintmark.adapters.sql.database import Database, T, insert_if_absent
-from mintmark.adapters.sql.schema import log_entries, log_heads
-from mintmark.core.log import MARK_BYTES, Cursor, LogEntry, LogPage
-from mintmark.core.revocation import Kind, RevocationEvent
+from mintmark.adapters.sql.database import Collision, Database, T, is_storable
+from mintmark.adapters.sql.ending import Ending, EndingRows, RevokedStep
+from mintmark.adapters.sql.log import NEVER, ByTime, LogRows
+from mintmark.adapters.sql.tokens import TokenRows
+from mintmark.core.log import Admission, Cursor, LogPage
+from mintmark.core.sessions import EndCause
+from mintmark.core.timing import Timing
 from mintmark.errors import StoreDamaged
-from mintmark.ports.revocations import CursorGone
-from mintmark.units import Issuer, NumericDate
-
-_PRUNED_AT_ONCE = 1_000
-"""Rows that one transaction removes: a long one would hold up those who log out meanwhile."""
-
-_HEAD = select(log_heads.c.seq, log_heads.c.mark, log_heads.c.genesis).where(
-    log_heads.c.issuer == bindparam("issuer")
-)
-_RAISE = (
-    update(log_heads)
-    .where(log_heads.c.issuer == bindparam("of"))
-    .values(seq=log_heads.c.seq + bindparam("count"), mark=bindparam("newest"))
-    .returning(log_heads.c.seq)
-)
-_INSERT = insert(log_entries)
-_MARK = select(log_entries.c.mark).where(
-    log_entries.c.issuer == bindparam("issuer"), log_entries.c.seq == bindparam("seq")
-)
-_PAGE = (
-    select(log_entries)
-    .where(
-        log_entries.c.issuer == bindparam("issuer"),
-        log_entries.c.seq > bindparam("seq"),
-        log_entries.c.expires_at > bindparam("now"),
-    )
-    .order_by(log_entries.c.seq)
-    .limit(bindparam("limit"))
-)
-_PRUNE = delete(log_entries).where(
-    log_entries.c.issuer == bindparam("of"),
-    log_entries.c.seq.in_(
-        select(log_entries.c.seq)
-        .where(log_entries.c.issuer == bindparam("of"), log_entries.c.expires_at <= bindparam("now"))
-        .limit(_PRUNED_AT_ONCE)
-        # Where others prune as well, each takes what nobody has taken.
-        .with_for_update(skip_locked=True)
-    ),
-)
-
-
-class LogRows:
-    """The statements of the log; others append through it, inside their transactions."""
-
-    def __init__(self, database: Database) -> None:
-        self._time = database.time
-        self._entropy = database.entropy
-
-    def append(
-        self,
-        connection: Connection,
-        issuer: Issuer,
-        events: Sequence[tuple[RevocationEvent, str]],
-        *,
-        at: NumericDate,
-    ) -> None:
-        """Append ``events``, each with its cause, behind everything that was committed before."""
-        if not events:
-            return
-        marks = [self._entropy.token_bytes(MARK_BYTES) for _ in events]
-        raising = {"of": issuer, "count": len(events), "newest": marks[-1]}
-        newest = connection.execute(_RAISE, raising).scalar()
-        if newest is None:
-            self.begin(connection, issuer)
-            newest = connection.execute(_RAISE, raising).scalar_one()
-        first = newest - len(events) + 1
-        rows = [
-            {
-                "issuer": issuer,
-                "seq": seq,
-                "mark": mark,
-                "kind": event.kind.value,
-                "value": event.value,
-                "not_before": event.not_before,
-                "expires_at": event.expires_at,
-                "cause": cause,
-                "at": at,
-            }
-            for seq, mark, (event, cause) in zip(range(first, newest + 1), marks, events, strict=True)
-        ]
-        connection.execute(_INSERT, rows if len(rows) > 1 else rows[0])
-
-    def begin(self, connection: Connection, issuer: Issuer) -> None:
-        """Write the head row of an empty log, where there is none.
-
-        Its mark is random like any other, so that a reader of a store that was made anew is not taken for
-        one that has read nothing of this one.
-        """
-        genesis = self._entropy.token_bytes(MARK_BYTES)
-        insert_if_absent(
-            connection, log_heads, {"issuer": issuer, "seq": 0, "mark": genesis, "genesis": genesis}
-        )
-
-    def head(self, connection: Connection, issuer: Issuer) -> tuple[Cursor, NumericDate] | None:
-        """The cursor behind the newest entry, with the store's time; None before :meth:`begin`."""
-        # Before the head is read: what was committed earlier than `now` is behind it.
-        now = self._time.read(connection)
-        row = connection.execute(_HEAD, {"issuer": issuer}).first()
-        return None if row is None else (Cursor(row.seq, row.mark), now)
-
-    def page(
-        self, connection: Connection, issuer: Issuer, after: Cursor | None, limit: int
-    ) -> LogPage | CursorGone | None:
-        """As the port's ``read``; None before :meth:`begin`."""
-        # Before the snapshot is taken: what is committed later than `now` may be missing from the page, but
-        # nothing that was committed earlier.
-        now = self._time.read(connection)
-        head = connection.execute(_HEAD, {"issuer": issuer}).first()
-        if head is None:
-            return None
-        if after is not None and after.mark != _mark(connection, issuer, after.seq, head):
-            return CursorGone()
-        asked = {"issuer": issuer, "seq": after.seq if after else 0, "now": now, "limit": limit + 1}
-        rows = connection.execute(_PAGE, asked).mappings().all()
-        entries = tuple(_entry(row) for row in rows[:limit])
-        complete = len(rows) <= limit
-        cursor = Cursor(head.seq, head.mark) if complete else entries[-1].cursor
-        return LogPage(entries=entries, cursor=cursor, complete=complete, now=now)
-
-    def prune(self, connection: Connection, issuer: Issuer) -> int:
-        """Remove some of what has expired; how many entries went, zero once none is left."""
-        now = self._time.read(connection)
-        return connection.execute(_PRUNE, {"of": issuer, "now": now}).rowcount
+from mintmark.ports.revocations import CursorGone, IssuedToken
+from mintmark.units import ClientId, Issuer, Jti, NumericDate
 
 
 class SqlRevocations:
     """:class:`mintmark.ports.revocations.RevocationLog` in SQL."""
 
-    def __init__(self, database: Database, rows: LogRows) -> None:
+    def __init__(self, database: Database, rows: LogRows, tokens: TokenRows, endings: EndingRows) -> None:
         self._database = database
         self._rows = rows
+        self._tokens = tokens
+        self._endings = endings
+        self._swept: dict[Issuer, tuple[NumericDate, NumericDate]] = {}
 
     async def read(self, issuer: Issuer, after: Cursor | None, *, limit: int) -> LogPage | CursorGone:
         """Up to ``limit`` unexpired entries behind ``after``, or from the first where it is None."""
@@ -171,27 +51,89 @@ class SqlRevocations:
         total = 0
         while removed := await self._database.write(lambda c: self._rows.prune(c, issuer), single=True):
             total += removed
+        while await self._database.write(lambda c: self._tokens.prune(c, issuer), single=True):
+            pass
         return total
 
+    async def revoke_token(
+        self, issuer: Issuer, token: IssuedToken, *, cause: str, timing: Timing
+    ) -> Admission:
+        """What revoking ``token`` came to; NOTHING too where it had been revoked before."""
+        admission = await self._admit(issuer, token, cause, timing)
+        if admission is Admission.END_SESSION and token.rid is not None:
+            rid, ending = token.rid, Ending("rid", EndCause.LOGOUT, timing)
+            await self._database.write(
+                lambda c: self._endings.end(c, issuer, rid, ending), single=self._endings.ends_at_once
+            )
+        return admission
 
-def _mark(connection: Connection, issuer: Issuer, seq: int, head: Row[Any, Any, Any]) -> bytes | None:
-    """The mark of the place ``seq``; None where the log never had it, or keeps it no longer."""
-    # Whoever has read nothing misses nothing: what was pruned meanwhile had expired.
-    known: dict[int, bytes] = {0: head.genesis, head.seq: head.mark}
-    if seq in known:
-        return known[seq]
-    kept: bytes | None = connection.execute(_MARK, {"issuer": issuer, "seq": seq}).scalar()
-    return kept
+    async def _admit(self, issuer: Issuer, token: IssuedToken, cause: str, timing: Timing) -> Admission:
+        try:
+            return await self._database.write(
+                lambda c: self._tokens.revoke(c, issuer, token, cause, timing),
+                single=self._tokens.appends_at_once,
+            )
+        except Collision:
+            return Admission.NOTHING  # somebody else revoked it in the same moment
 
+    async def is_revoked(self, issuer: Issuer, jti: Jti) -> bool:
+        """Whether that one token was revoked."""
+        if not is_storable(jti):
+            return False
+        return await self._database.read(lambda c: self._tokens.is_revoked(c, issuer, jti), single=True)
 
-def _entry(row: RowMapping) -> LogEntry:
-    try:
-        event = RevocationEvent(
-            kind=Kind(row["kind"]),
-            value=row["value"],
-            expires_at=row["expires_at"],
-            not_before=row["not_before"],
+    async def revoke_client(
+        self,
+        issuer: Issuer,
+        client_id: ClientId,
+        *,
+        cause: str,
+        timing: Timing,
+        before: NumericDate | None = None,
+    ) -> NumericDate:
+        """Deny every token of a client that was issued until now, or until ``before``."""
+        asked = ByTime(client_id=client_id, cause=cause, timing=timing, before=before)
+        return await self._revoke(issuer, asked)
+
+    async def revoke_all(
+        self,
+        issuer: Issuer,
+        *,
+        cause: str,
+        timing: Timing,
+        before: NumericDate | None = None,
+        sessions: bool = False,
+    ) -> NumericDate:
+        """The same for every token of the issuer, and with ``sessions`` for its sessions."""
+        asked = ByTime(client_id=None, cause=cause, timing=timing, before=before, sessions=sessions)
+        return await self._revoke(issuer, asked)
+
+    async def _revoke(self, issuer: Issuer, asked: ByTime) -> NumericDate:
+        return await self._database.write(
+            lambda c: self._rows.revoke(c, issuer, asked), single=self._rows.appends_at_once
         )
-    except ValueError:
-        raise StoreDamaged(f"the log entry {row['seq']} cannot be read") from None
-    return LogEntry(Cursor(row["seq"], row["mark"]), event, row["cause"], row["at"])
+
+    async def end_revoked(self, issuer: Issuer, *, timing: Timing) -> int:
+        """Write into some rows that ``revoke_all`` ended their sessions; how many.
+
+        What it has looked at it does not look at again while the floor stays: no index says which rows
+        ended, and nothing begins below the floor.
+        """
+        denied, floor = await self._database.read(lambda c: self._endings.floors(c, issuer), single=True)
+        swept = self._swept.get(issuer)
+        behind = swept[1] if swept is not None and swept[0] == floor else NEVER
+        ended = 0
+        while behind < floor and not ended:
+            after = behind
+            upto = await self._database.read(
+                lambda c: self._endings.next_revoked(c, issuer, after, floor),  # noqa: B023
+                single=True,
+            )
+            step = RevokedStep(behind, upto, floor, denied, timing)
+            ended = await self._database.write(
+                lambda c: self._endings.end_revoked(c, issuer, step),  # noqa: B023
+                single=self._endings.ends_at_once,
+            )
+            behind = upto
+            self._swept[issuer] = floor, behind
+        return ended

@@ -42,8 +42,12 @@ def row_of(session: Session) -> Mapping[str, Any]:
 
 
 def session_of(row: Mapping[Any, Any]) -> Session:
-    """What :func:`row_of` wrote; raises StoreDamaged for what this code does not know."""
+    """What :func:`row_of` wrote; raises StoreDamaged for what this code does not know.
+
+    The row may have ``sessions_floor`` beside its own columns: a session that began until then is ended.
+    """
     values = dict(row)
+    floor = values.pop("sessions_floor", None)
     for name in ("scope", "audience", "amr"):
         values[name] = decode_list(values[name])
     if values["end_cause"] is not None:
@@ -51,6 +55,8 @@ def session_of(row: Mapping[Any, Any]) -> Session:
             values["end_cause"] = EndCause(values["end_cause"])
         except ValueError:
             raise StoreDamaged("a session ended for a cause that this code does not know") from None
+    if floor is not None and values["ended_at"] is None and values["created_at"] <= floor:
+        values["ended_at"], values["end_cause"] = floor, EndCause.ADMIN
     # Empty where code of an earlier revision wrote the row; what that refreshes leaves these as they were.
     values["used_at"] = max(values["used_at"] or 0, values["rotated_at"])
     for name in ("device", "address"):

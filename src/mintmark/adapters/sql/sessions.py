@@ -1,18 +1,14 @@
 """Refresh sessions in SQL: one row each, changed by one conditional statement."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
-    Select,
     and_,
     bindparam,
     case,
     delete,
-    func,
     insert,
     or_,
     select,
@@ -20,37 +16,43 @@ from sqlalchemy import (
 )
 
 from mintmark.adapters.sql.database import Collision, Database, is_storable
-from mintmark.adapters.sql.revocations import LogRows
+from mintmark.adapters.sql.ending import BOUND, NEXT, OF_ISSUER, Ending, EndingRows, end_most, sessions_floor
 from mintmark.adapters.sql.schema import clients, sessions, users
 from mintmark.adapters.sql.session_row import row_of, session_of
 from mintmark.core.directory import User
-from mintmark.core.log import denied_until
-from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.core.sessions import EndCause, Redeem, Session
 from mintmark.core.timing import Timing
 from mintmark.ports.sessions import KEPT_FOR, SessionView
-from mintmark.units import ClientId, Issuer, NumericDate, Rid, Sub
+from mintmark.units import Issuer, NumericDate, Rid, Sub
 
 _REMOVED_AT_ONCE = 500
 
 _columns = sessions.c
-_READ = select(sessions).where(_columns.issuer == bindparam("issuer"), _columns.rid == bindparam("rid"))
+
+
+_READ = select(sessions, sessions_floor("issuer").label("sessions_floor")).where(
+    _columns.issuer == bindparam("issuer"), _columns.rid == bindparam("rid")
+)
+
 
 # The user's and the client's rows are locked where the database has row locks: a user who is disabled in
 # the same moment is disabled before, and nothing starts, or after, and the session is among those ended.
-_START = insert(sessions).from_select(
-    [column.name for column in _columns],
-    select(*(bindparam(column.name, type_=column.type) for column in _columns))
-    .select_from(users.join(clients, users.c.issuer == clients.c.issuer))
-    .where(
-        users.c.issuer == bindparam("of"),
-        users.c.sub == bindparam("user_sub"),
-        users.c.password_hash == bindparam("user_password_hash"),
-        users.c.disabled_at.is_(None),
-        clients.c.client_id == bindparam("session_client_id"),
+def _start(now: ColumnElement[int]) -> Any:
+    return insert(sessions).from_select(
+        [column.name for column in _columns],
+        select(*(bindparam(column.name, type_=column.type) for column in _columns))
+        .select_from(users.join(clients, users.c.issuer == clients.c.issuer))
+        .where(
+            users.c.issuer == bindparam("of"),
+            users.c.sub == bindparam("user_sub"),
+            users.c.password_hash == bindparam("user_password_hash"),
+            users.c.disabled_at.is_(None),
+            or_(users.c.locked_until.is_(None), users.c.locked_until <= now),
+            clients.c.client_id == bindparam("session_client_id"),
+            bindparam("created_at", type_=_columns.created_at.type) > sessions_floor("of"),
+        )
+        .with_for_update(read=True),
     )
-    .with_for_update(read=True),
-)
 
 
 def _larger(column: ColumnElement[int], name: str) -> ColumnElement[int]:
@@ -85,6 +87,7 @@ def _redeem(now: ColumnElement[int]) -> Any:
             _columns.rid == bindparam("which"),
             _columns.version == bindparam("expected"),
             _columns.ended_at.is_(None),
+            _columns.created_at > sessions_floor("of"),
             _columns.expires_at > now,
             _columns.idle_until > now,
         )
@@ -96,35 +99,12 @@ def _redeem(now: ColumnElement[int]) -> Any:
     )
 
 
-def _ending(*which: ColumnElement[bool]) -> Any:
-    return (
-        update(sessions)
-        .where(_columns.issuer == bindparam("of"), *which, _columns.ended_at.is_(None))
-        .values(ended_at=bindparam("at"), end_cause=bindparam("cause"), version=_columns.version + 1)
-        .returning(_columns.rid, _columns.last_exp)
-    )
-
-
-# Also those that have expired but are still there: a clock that is set back must not revive them.
-_ENDINGS = {name: _ending(_columns[name] == bindparam("which")) for name in ("rid", "sub", "client_id")}
-
-
-def _alive(name: str, most: ColumnElement[int]) -> Select[Any]:
-    of_issuer, which = _columns.issuer == bindparam("of"), _columns[name] == bindparam("which")
-    return select(_columns.rid).where(of_issuer, which, _columns.ended_at.is_(None)).limit(most)
-
-
-_MOST: ColumnElement[int] = bindparam("most", type_=BigInteger)
-_ENDINGS_OF_SOME = {name: _ending(_columns.rid.in_(_alive(name, _MOST))) for name in ("sub", "client_id")}
-_COUNTS = {
-    name: select(func.count()).select_from(_alive(name, _MOST).subquery()) for name in ("sub", "client_id")
-}
-
 _LIVE = (
     select(sessions)
     .where(
         _columns.issuer == bindparam("issuer"),
         _columns.ended_at.is_(None),
+        _columns.created_at > sessions_floor("issuer"),
         _columns.expires_at > bindparam("now"),
         _columns.idle_until > bindparam("now"),
     )
@@ -141,46 +121,21 @@ _OVER = and_(
         _columns.idle_until <= bindparam("before"),
     ),
 )
-_OF_ISSUER, _NEXT = _columns.issuer == bindparam("issuer"), _columns.created_at > bindparam("behind")
-# Both by the index on the time at which sessions began, whose values no refresh changes.
-_BOUND = (
-    select(_columns.created_at)
-    .where(_OF_ISSUER, _NEXT, _columns.created_at <= bindparam("before"))
-    .order_by(_columns.created_at)
-    .limit(1)
-    .offset(bindparam("most"))
-)
-_FIND_OVER = select(_columns.rid).where(_OF_ISSUER, _NEXT, _columns.created_at <= bindparam("upto"), _OVER)
+_FIND_OVER = select(_columns.rid).where(OF_ISSUER, NEXT, _columns.created_at <= bindparam("upto"), _OVER)
 _REMOVE = delete(sessions).where(
     _columns.issuer == bindparam("of"), _columns.rid.in_(bindparam("rids", expanding=True)), _OVER
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Which sessions end (all those with one value of the column ``of``), and why."""
-
-    of: Literal["rid", "sub", "client_id"]
-    cause: EndCause
-    timing: Timing
-
-
 class SessionRows:
-    """The statements on sessions; others end sessions through it, inside their transactions."""
-
-    ends_at_once = False
-    """Whether :meth:`end` is one statement."""
-
-    most_at_once = 2_000
-    """Sessions that end in one transaction where there are more: a thief who begins tens of thousands must
-    not make the change of the password, which ends them all, take longer than an operation may."""
+    """The statements on sessions, except those that end them."""
 
     most_examined = 5_000
     """Sessions that one step of pruning looks at: all of them would be too many for one statement."""
 
-    def __init__(self, database: Database, log: LogRows) -> None:
+    def __init__(self, database: Database) -> None:
         self._time = database.time
-        self._log = log
+        self._start = _start(database.time.expression)
         self._redeem = _redeem(database.time.expression)
         self._read = _READ.add_columns(database.time.expression.label("store_now"))
 
@@ -192,7 +147,8 @@ class SessionRows:
             "user_password_hash": user.password_hash,
             "session_client_id": session.client_id,
         }
-        return connection.execute(_START, {**row_of(session), **guarded}).rowcount == 1
+        parameters = {**row_of(session), **guarded, **self._time.parameters()}
+        return bool(connection.execute(self._start, parameters).rowcount == 1)
 
     def read(self, connection: Connection, issuer: Issuer, rid: Rid) -> SessionView:
         """As the port's."""
@@ -229,53 +185,6 @@ class SessionRows:
         }
         return bool(connection.execute(self._redeem, parameters).rowcount == 1)
 
-    def end(
-        self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
-    ) -> tuple[Rid, ...]:
-        """End the sessions that ``which`` names, with one event each where a token may still be valid.
-
-        Those that ended now; not those that had ended before.
-        """
-        return self._end(connection, _ENDINGS[ending.of], issuer, which, ending)
-
-    def _end(
-        self,
-        connection: Connection,
-        statement: Any,
-        issuer: Issuer,
-        which: Rid | Sub | ClientId,
-        ending: Ending,
-    ) -> tuple[Rid, ...]:
-        now = self._time.read(connection)
-        parameters = {
-            "of": issuer,
-            "which": which,
-            "at": now,
-            "cause": ending.cause.value,
-            "most": self.most_at_once,
-        }
-        ended = connection.execute(statement, parameters).all()
-        events = [
-            (RevocationEvent(kind=Kind.RID, value=rid, expires_at=until), ending.cause.value)
-            for rid, last_exp in ended
-            if (until := denied_until(last_exp, ending.timing)) > now
-        ]
-        self._log.append(connection, issuer, events, at=now)
-        return tuple(rid for rid, _ in ended)
-
-    def are_many(
-        self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
-    ) -> bool:
-        """Whether they are too many for one transaction."""
-        asked = {"of": issuer, "which": which, "most": self.most_at_once + 1}
-        return bool(connection.execute(_COUNTS[ending.of], asked).scalar_one() > self.most_at_once)
-
-    def end_some(
-        self, connection: Connection, issuer: Issuer, which: Rid | Sub | ClientId, ending: Ending
-    ) -> tuple[Rid, ...]:
-        """As :meth:`end`, but no more than ``most_at_once`` of them."""
-        return self._end(connection, _ENDINGS_OF_SOME[ending.of], issuer, which, ending)
-
     def live(
         self, connection: Connection, issuer: Issuer, sub: Sub | None, limit: int
     ) -> tuple[Session, ...]:
@@ -295,7 +204,7 @@ class SessionRows:
         """
         before = NumericDate(self._time.read(connection) - KEPT_FOR)
         asked = {"issuer": issuer, "behind": behind, "before": before}
-        bound = connection.execute(_BOUND, {**asked, "most": self.most_examined - 1}).scalar()
+        bound = connection.execute(BOUND, {**asked, "most": self.most_examined - 1}).scalar()
         # What began later cannot have been over for so long.
         upto = before if bound is None else bound
         found = connection.execute(_FIND_OVER, {**asked, "upto": upto}).scalars()
@@ -307,28 +216,13 @@ class SessionRows:
         return connection.execute(_REMOVE, {"of": issuer, "rids": rids, "before": before}).rowcount
 
 
-async def end_most(
-    database: Database, rows: SessionRows, issuer: Issuer, which: Sub | ClientId, ending: Ending
-) -> tuple[Rid, ...]:
-    """End sessions, some at a time, until one transaction can end the rest; those that this ended.
-
-    Each part has its events with it. Should it fail half-way, what was ended stays so, and the next attempt
-    has the less to do.
-    """
-    ended: list[Rid] = []
-    while await database.read(lambda c: rows.are_many(c, issuer, which, ending), single=True):
-        ended += await database.write(
-            lambda c: rows.end_some(c, issuer, which, ending), single=rows.ends_at_once
-        )
-    return tuple(ended)
-
-
 class SqlSessions:
     """:class:`mintmark.ports.sessions.SessionStore` in SQL."""
 
-    def __init__(self, database: Database, rows: SessionRows) -> None:
+    def __init__(self, database: Database, rows: SessionRows, ends: EndingRows) -> None:
         self._database = database
         self._rows = rows
+        self._ends = ends
 
     async def start(self, session: Session, *, user: User) -> bool:
         """Whether the session was written; False where the user or the client changed meanwhile."""
@@ -350,17 +244,17 @@ class SqlSessions:
         if not is_storable(rid):
             return False
         ended = await self._database.write(
-            lambda c: self._rows.end(c, issuer, rid, Ending("rid", cause, timing)),
-            single=self._rows.ends_at_once,
+            lambda c: self._ends.end(c, issuer, rid, Ending("rid", cause, timing)),
+            single=self._ends.ends_at_once,
         )
         return bool(ended)
 
     async def end_all(self, issuer: Issuer, sub: Sub, *, cause: EndCause, timing: Timing) -> tuple[Rid, ...]:
         """End every session of a user; those that this call ended."""
         ending = Ending("sub", cause, timing)
-        most = await end_most(self._database, self._rows, issuer, sub, ending)
+        most = await end_most(self._database, self._ends, issuer, sub, ending)
         rest = await self._database.write(
-            lambda c: self._rows.end(c, issuer, sub, ending), single=self._rows.ends_at_once
+            lambda c: self._ends.end(c, issuer, sub, ending), single=self._ends.ends_at_once
         )
         return most + rest
 

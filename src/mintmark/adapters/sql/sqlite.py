@@ -20,11 +20,15 @@ from sqlalchemy.pool import NullPool
 from mintmark.adapters.sql import migrate
 from mintmark.adapters.sql.database import ClockTime, Collision
 from mintmark.adapters.sql.directory import DirectoryRows, SqlDirectory
+from mintmark.adapters.sql.ending import EndingRows
 from mintmark.adapters.sql.keyring import RingRows, SqlKeyRing
+from mintmark.adapters.sql.log import LogRows
 from mintmark.adapters.sql.migrate import SchemaState
-from mintmark.adapters.sql.revocations import LogRows, SqlRevocations
+from mintmark.adapters.sql.outbox import OutboxRows, SqlOutbox
+from mintmark.adapters.sql.revocations import SqlRevocations
 from mintmark.adapters.sql.sessions import SessionRows, SqlSessions
 from mintmark.adapters.sql.threads import LOCK_SLICE, LOCK_SLICES, Threads, driver
+from mintmark.adapters.sql.tokens import TokenRows
 from mintmark.core.mark import UNMARKED, Marks
 from mintmark.errors import ConfigurationError, MintmarkError, StoreDamaged, StoreUnavailable
 from mintmark.ports.clock import Clock, Entropy
@@ -67,11 +71,12 @@ class SqliteStore:
         self._threads: Threads | None = None
         self._engine: Final = _engine(self._path)
         log = LogRows(self)
-        sessions = SessionRows(self, log)
+        endings = EndingRows(self, log)
         self.keyring: Final = SqlKeyRing(self, RingRows(self, log, marks))
-        self.sessions: Final = SqlSessions(self, sessions)
-        self.revocations: Final = SqlRevocations(self, log)
-        self.directory: Final = SqlDirectory(self, DirectoryRows(self, sessions))
+        self.sessions: Final = SqlSessions(self, SessionRows(self), endings)
+        self.revocations: Final = SqlRevocations(self, log, TokenRows(self, log), endings)
+        self.directory: Final = SqlDirectory(self, DirectoryRows(self, endings, log))
+        self.outbox: Final = SqlOutbox(self, OutboxRows(self))
 
     async def open(self) -> None:
         """Create or upgrade the file, check it, and start the threads; may be called twice.

@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from mintmark.core.revocation import Kind
 from mintmark.core.sessions import EndCause
 from mintmark.errors import Conflict, NotFound
 from mintmark.testing.conformance.rig import ISSUER, OTHER, TIMING, Rig, read_log
-from mintmark.units import ClientId, Sub
+from mintmark.units import ClientId, NumericDate, Sub
 
 NEW_HASH = "$argon2id$second"
 
 
 class DirectoryConformance:
-    """DIRECTORY-1 to DIRECTORY-3."""
+    """DIRECTORY-1 to DIRECTORY-4."""
 
     async def test_name_and_subject_are_unique_in_their_issuer(self, rig: Rig) -> None:
         """DIRECTORY-1: a second user of a name or of a subject is Conflict, also one who was disabled."""
@@ -90,7 +91,7 @@ class DirectoryConformance:
         assert await rig.store.sessions.list(ISSUER) == (other,)
 
     async def test_removed_client_has_no_session(self, rig: Rig) -> None:
-        """DIRECTORY-2: its sessions end, whoever's they are; other clients' live on."""
+        """DIRECTORY-2, DIRECTORY-4: its sessions end, with one event for all that it had; others' live on."""
         user, client = await rig.someone()
         other = await rig.added_client("till")
         session, _ = await rig.logged_in(user, client)
@@ -98,8 +99,20 @@ class DirectoryConformance:
         assert await rig.store.directory.remove_client(ISSUER, client.client_id, timing=TIMING) == 1
         assert await rig.store.directory.clients(ISSUER) == (other,)
         (entry,) = await read_log(rig.store)
-        assert (entry.event.value, entry.cause) == (session.rid, "client_removed")
+        assert (entry.event.kind, entry.event.value) == (Kind.CLIENT, client.client_id)
+        assert entry.cause == "client_removed"
+        assert entry.event.not_before == rig.clock.now() + 1 + TIMING.clock_skew + TIMING.propagation
+        row = (await rig.store.sessions.read(ISSUER, session.rid)).session
+        assert row is not None
+        assert (row.ended_at, row.end_cause) == (rig.clock.now(), EndCause.CLIENT_REMOVED)
         assert await rig.store.sessions.list(ISSUER) == (kept,)
+
+    async def test_client_without_sessions_is_denied_too(self, rig: Rig) -> None:
+        """DIRECTORY-4: what it was given in its own name is no session's, and no good after it is gone."""
+        client = await rig.added_client()
+        assert await rig.store.directory.remove_client(ISSUER, client.client_id, timing=TIMING) == 0
+        (entry,) = await read_log(rig.store)
+        assert (entry.event.kind, entry.event.value) == (Kind.CLIENT, client.client_id)
 
     @pytest.mark.parametrize("change", ["disable", "password", "client"])
     async def test_session_started_meanwhile_does_not_survive(self, rig: Rig, change: str) -> None:
@@ -127,7 +140,16 @@ class DirectoryConformance:
         directory = rig.store.directory
         bob, alice = await rig.added_user("bob"), await rig.added_user("alice")
         till, shop = await rig.added_client("till"), await rig.added_client("shop")
-        public = replace(rig.client("app"), secret_hash=None, first_party=False, audiences=("a", 'b"ü'))
+        public = replace(
+            rig.client("app"),
+            secret_hash=None,
+            first_party=False,
+            audiences=("a", 'b"ü'),
+            rotates_refresh=False,
+            origins=("https://app.example.com",),
+            serves=("orders", "stock"),
+            backchannel_logout_uri="https://app.example.com/out",
+        )
         await directory.add_client(public)
         assert await directory.users(ISSUER) == (alice, bob)
         assert await directory.user(ISSUER, bob.sub) == await directory.user_named(ISSUER, "bob") == bob
@@ -136,6 +158,11 @@ class DirectoryConformance:
         await directory.set_client_secret(ISSUER, shop.client_id, bytes(range(32)))
         assert await directory.client(ISSUER, shop.client_id) == replace(shop, secret_hash=bytes(range(32)))
         assert await directory.client(ISSUER, till.client_id) == till
+        until = NumericDate(rig.clock.now() + 60)
+        await directory.lock_user(ISSUER, bob.sub, until)
+        assert await directory.user(ISSUER, bob.sub) == replace(bob, locked_until=until)
+        await directory.lock_user(ISSUER, bob.sub, None)
+        assert await directory.users(ISSUER) == (alice, bob)
         assert await directory.user(ISSUER, Sub("usr_nobody")) is None
         assert await directory.user_named(ISSUER, "nobody") is None
         assert await directory.client(ISSUER, ClientId("nobody")) is None
@@ -146,6 +173,8 @@ class DirectoryConformance:
         changes: list[Callable[[], Awaitable[object]]] = [
             lambda: directory.disable_user(ISSUER, nobody, timing=TIMING),
             lambda: directory.set_password(ISSUER, nobody, NEW_HASH, timing=TIMING),
+            lambda: directory.lock_user(ISSUER, nobody, NumericDate(1)),
+            lambda: directory.lock_user(ISSUER, nobody, None),
             lambda: directory.set_client_secret(ISSUER, nothing, bytes(32)),
             lambda: directory.remove_client(ISSUER, nothing, timing=TIMING),
         ]
@@ -155,3 +184,4 @@ class DirectoryConformance:
         assert not await directory.rehash_password(rig.user("nobody"), NEW_HASH)
         assert await directory.users(ISSUER) == ()
         assert await directory.clients(ISSUER) == ()
+        assert await read_log(rig.store) == ()

@@ -7,7 +7,7 @@ import pytest
 
 from mintmark.core.log import denied_until
 from mintmark.core.revocation import Kind, RevocationEvent
-from mintmark.core.sessions import EndCause, Redeem, RefreshToken, Session, decide
+from mintmark.core.sessions import EndCause, Redeem, RefreshToken, Session, decide, seen
 from mintmark.ports.sessions import KEPT_FOR
 from mintmark.ports.store import Store
 from mintmark.testing.conformance.rig import ISSUER, TIMING, Rig, read_log, redeem
@@ -183,6 +183,32 @@ class SessionConformance:
         session, _ = rig.new_session(user, client)
         assert await rig.store.sessions.start(session, user=user)
         assert await _row(rig.store, session.rid) == session
+
+    async def test_session_does_not_start_for_a_user_who_is_locked(self, rig: Rig) -> None:
+        """SESSION-5: not before the very second until which he is; his sessions live on."""
+        user, client = await rig.someone()
+        kept, token = await rig.logged_in(user, client)
+        until = NumericDate(rig.clock.now() + 60)
+        await rig.store.directory.lock_user(ISSUER, user.sub, until)
+        rig.clock.advance(59)
+        session, _ = rig.new_session(user, client)
+        assert not await rig.store.sessions.start(session, user=user)
+        assert isinstance(await redeem(rig.store, kept, token), Redeem)
+        rig.clock.advance(1)
+        assert await rig.store.sessions.start(session, user=user)
+        await rig.store.directory.lock_user(ISSUER, user.sub, NumericDate(until + 60))
+        await rig.store.directory.lock_user(ISSUER, user.sub, None)
+        await rig.logged_in(user, client)
+
+    async def test_redemption_notes_where_it_came_from(self, rig: Rig) -> None:
+        """SESSION-1: device, address and time are those of the last redemption that was taken."""
+        user, client = await rig.someone()
+        session, token = await rig.logged_in(user, client)
+        rig.clock.advance(5)
+        change = seen(await _decided(rig.store, session, token), device="Firefox", address="2001:db8::1")
+        assert await rig.store.sessions.redeem(change)
+        row = await _row(rig.store, session.rid)
+        assert (row.device, row.address, row.used_at) == ("Firefox", "2001:db8::1", rig.clock.now())
 
     async def test_session_starts_only_for_a_client_that_is_there(self, rig: Rig) -> None:
         """SESSION-5: a client that was removed while its user typed the password gets nothing."""

@@ -5,15 +5,18 @@ A test class for an implementation inherits the suite and gives it a fixture ``r
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from mintmark.core.keyring import Ring
 from mintmark.core.sessions import EndCause, Redeem
 from mintmark.errors import StoreUnavailable
 from mintmark.ports.budget import Budget, charged
+from mintmark.ports.outbox import LogoutNotice
+from mintmark.ports.revocations import IssuedToken
 from mintmark.ports.store import Store
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.rig import ISSUER, OTHER, PASSWORD_HASH, TIMING, Rig, read_log
-from mintmark.units import ClientId, NodeId, Rid, Sub
+from mintmark.units import ClientId, Jti, NodeId, NumericDate, Rid, Seconds, Sub
 
 _SUB, _CLIENT, _RID, _NODE = Sub("usr_alice"), ClientId("shop"), Rid("rid"), NodeId("node")
 
@@ -23,7 +26,18 @@ def _operations(rig: Rig, store: Store) -> dict[str, Callable[[], Awaitable[obje
     session, token = rig.new_session(rig.user(), rig.client())
     change = Redeem(before=session, after=session, token=token, rotated=False)
     ring, logs, users = store.keyring, store.revocations, store.directory
-    kept = store.sessions
+    kept, outbox = store.sessions, store.outbox
+    issued = IssuedToken(jti=Jti("jti"), client_id=_CLIENT, rid=_RID, exp=session.last_exp)
+    notice = LogoutNotice(
+        issuer=ISSUER,
+        rid=_RID,
+        client_id=_CLIENT,
+        sub=_SUB,
+        ended_at=NumericDate(0),
+        uri="https://shop.example.com/out",
+        attempts=0,
+        expires_at=NumericDate(0),
+    )
     return {
         "now": store.now,
         "ring.read": lambda: ring.read(ISSUER),
@@ -42,12 +56,23 @@ def _operations(rig: Rig, store: Store) -> dict[str, Callable[[], Awaitable[obje
         "log.read": lambda: logs.read(ISSUER, None, limit=1),
         "log.head": lambda: logs.head(ISSUER),
         "log.prune": lambda: logs.prune(ISSUER),
+        "log.revoke_token": lambda: logs.revoke_token(ISSUER, issued, cause="test", timing=TIMING),
+        "log.is_revoked": lambda: logs.is_revoked(ISSUER, issued.jti),
+        "log.revoke_client": lambda: logs.revoke_client(ISSUER, _CLIENT, cause="test", timing=TIMING),
+        "log.revoke_all": lambda: logs.revoke_all(ISSUER, cause="test", timing=TIMING),
+        "log.end_revoked": lambda: logs.end_revoked(ISSUER, timing=TIMING),
+        "outbox.claim": lambda: outbox.claim(ISSUER, _NODE, span=Seconds(1), limit=1),
+        "outbox.settle": lambda: outbox.settle(notice, _NODE),
+        "outbox.postpone": lambda: outbox.postpone(notice, _NODE, span=Seconds(1)),
+        "outbox.expire": lambda: outbox.expire(ISSUER),
+        "outbox.pending": lambda: outbox.pending(ISSUER),
         "directory.add_user": lambda: users.add_user(rig.user()),
         "directory.user_named": lambda: users.user_named(ISSUER, "alice"),
         "directory.user": lambda: users.user(ISSUER, _SUB),
         "directory.users": lambda: users.users(ISSUER),
         "directory.disable_user": lambda: users.disable_user(ISSUER, _SUB, timing=TIMING),
         "directory.set_password": lambda: users.set_password(ISSUER, _SUB, PASSWORD_HASH, timing=TIMING),
+        "directory.lock_user": lambda: users.lock_user(ISSUER, _SUB, None),
         "directory.rehash_password": lambda: users.rehash_password(rig.user(), PASSWORD_HASH),
         "directory.add_client": lambda: users.add_client(rig.client()),
         "directory.client": lambda: users.client(ISSUER, _CLIENT),
@@ -134,7 +159,9 @@ class StoreConformance:
     async def test_issuers_do_not_see_each_other(self, rig: Rig) -> None:
         """STORE-4: nothing of one issuer is read, changed or ended under another's name."""
         store = rig.store
-        user, client = await rig.someone()
+        user = await rig.added_user()
+        client = replace(rig.client(), backchannel_logout_uri="https://shop.example.com/out")
+        await store.directory.add_client(client)
         session, _ = await rig.logged_in(user, client)
         ended, _ = await rig.logged_in(user, client)
         await store.sessions.end(ISSUER, ended.rid, cause=EndCause.LOGOUT, timing=TIMING)
@@ -157,6 +184,11 @@ class StoreConformance:
         cause = EndCause.ADMIN
         assert not await store.sessions.end(OTHER, session.rid, cause=cause, timing=TIMING)
         assert await store.sessions.end_all(OTHER, user.sub, cause=cause, timing=TIMING) == ()
+        assert await store.outbox.pending(OTHER) == 0
+        assert await store.outbox.claim(OTHER, _NODE, span=Seconds(1), limit=1) == ()
+        await store.revocations.revoke_all(OTHER, cause="admin", timing=TIMING, sessions=True)
+        await store.revocations.revoke_client(OTHER, client.client_id, cause="admin", timing=TIMING)
+        assert await store.revocations.end_revoked(OTHER, timing=TIMING) == 0
         await store.keyring.leave(OTHER, _NODE)
         namesake = await rig.added_user(issuer=OTHER)
         shop = await rig.added_client(issuer=OTHER)
@@ -169,6 +201,9 @@ class StoreConformance:
         assert await store.directory.user(ISSUER, user.sub) == user
         assert await store.directory.clients(ISSUER) == (client,)
         assert [entry.event.value for entry in await read_log(store)] == [ended.rid]
+        assert [
+            notice.rid for notice in await store.outbox.claim(ISSUER, _NODE, span=Seconds(1), limit=9)
+        ] == [ended.rid]
         assert len((await store.keyring.read(ISSUER)).members) == 1
 
     async def test_cursor_of_one_issuer_is_none_of_another(self, rig: Rig) -> None:
@@ -202,5 +237,6 @@ class StoreConformance:
             view = await store.sessions.read(ISSUER, Rid(name))
             assert view.session is None
             assert view.now == rig.clock.now()
+            assert not await store.revocations.is_revoked(ISSUER, Jti(name))
             ended = await store.sessions.end(ISSUER, Rid(name), cause=EndCause.ADMIN, timing=TIMING)
             assert ended is False

@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add nullable columns, and two tables."""
+    """Add nullable columns, two tables, and an index of what code of 0002 never appends."""
     op.add_column("sessions", sa.Column("used_at", sa.BigInteger()))
     op.add_column("sessions", sa.Column("device", sa.Text()))
     op.add_column("sessions", sa.Column("address", sa.Text()))
@@ -24,7 +24,13 @@ def upgrade() -> None:
     op.add_column("clients", sa.Column("origins", sa.Text()))
     op.add_column("clients", sa.Column("serves", sa.Text()))
     op.add_column("clients", sa.Column("backchannel_logout_uri", sa.Text()))
-    op.add_column("clients", sa.Column("not_before", sa.BigInteger()))
+    op.create_index(
+        "ix_log_entries_issuer_value_not_before",
+        "log_entries",
+        ["issuer", "value", "not_before"],
+        sqlite_where=sa.text("kind = 'client'"),
+        postgresql_where=sa.text("kind = 'client'"),
+    )
     op.create_table(
         "revoked_tokens",
         sa.Column("issuer", sa.Text(), nullable=False),
@@ -51,5 +57,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("issuer", "rid", name="pk_logout_notices"),
     )
     op.create_index(
-        "ix_logout_notices_issuer_client_id_ended_at", "logout_notices", ["issuer", "client_id", "ended_at"]
+        "ix_logout_notices_issuer_client_id_ended_at_rid",
+        "logout_notices",
+        ["issuer", "client_id", "ended_at", "rid"],
     )
