@@ -137,9 +137,12 @@ def address_of(request: Request) -> str:
     something on this machine alone.
     """
     try:
-        return str(ipaddress.ip_address(request.client.host.partition("%")[0])) if request.client else ""
+        address = ipaddress.ip_address(request.client.host.partition("%")[0] if request.client else "")
     except ValueError:
         return ""
+    # A socket for both families has IPv4 in IPv6 (RFC 4291 s.2.5.5.2).
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def device_of(request: Request) -> str:
