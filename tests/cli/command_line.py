@@ -151,6 +151,8 @@ class CommandLine:
                 client_id=ClientId(client_id),
                 scope=("orders:read",),
                 audience=("orders",),
+                device="Mozilla/5.0 (X11; Linux x86_64) Chrome/156.0 Safari/537.36",
+                address="192.0.2.7",
             )
             session, token = sessions.start(
                 begin,
