@@ -22,6 +22,7 @@ from mintmark.errors import (
 KID = "-" + "k" * 42
 SEE = "`mintmark keys list` shows those there are"
 RID = "-" + "r" * 21
+WHOM = "name one session by its RID"
 
 USAGE = [
     ("serv", "unknown command serv; did you mean serve?", "mintmark"),
@@ -45,13 +46,18 @@ USAGE = [
     ("keys revoke", "KID is missing", "mintmark keys revoke"),
     ("keys revoke a", "--reason is missing", "mintmark keys revoke"),
     ("keys revoke a --reason", "--reason needs a value", "mintmark keys revoke"),
-    ("clients add shop", "--audience is missing", "mintmark clients add"),
+    (
+        "clients add shop",
+        "--audience is missing: what its tokens are for",
+        None,
+    ),
+    ("sessions revoke abc --dry-run", "--issued-before and --dry-run go with --all", None),
     ("users list ada", "too many arguments: 1 more than it takes", "mintmark users list"),
     ("keys revoke a --reason x --reason y", "--reason is given twice", "mintmark keys revoke"),
     ("sessions list --limit few", "--limit: not a whole number", "mintmark sessions list"),
     ("sessions list --limit 0", "--limit: must be from 1 to 10000", None),
-    ("sessions revoke", "name one session by its RID, or all of a user with --user", None),
-    ("sessions revoke abc --user ada", "name one session by its RID, or all of a user with --user", None),
+    ("sessions revoke", f"{WHOM}, all of a user with --user, or every one with --all", None),
+    ("sessions revoke abc --user ada", f"{WHOM}, all of a user with --user, or every one with --all", None),
     ("--config", "--config needs a value", "mintmark"),
     ("--no-json keys list", "unknown option --no-json; did you mean --json?", "mintmark"),
 ]

@@ -6,8 +6,12 @@ from cyclopts import App, Parameter
 
 from mintmark.cli.invocation import Given
 from mintmark.cli.output import distance, table
+from mintmark.cli.recall import DryRun, IssuedBefore, consequences, recall_document, time_of
+from mintmark.cli.status import Misused
 from mintmark.core.directory import Client
+from mintmark.core.logout_token import origin_of
 from mintmark.grants import GRANTS
+from mintmark.server.recall import foresee, named, revoke_tokens_of
 
 app = App(name="clients", help="Add, list and remove clients, and change their secrets.")
 
@@ -22,9 +26,12 @@ async def add(
     /,
     *,
     audience: Annotated[
-        list[str],
-        Parameter(help="What its tokens are for; the first is the default. May be given many times."),
-    ],
+        list[str] | None,
+        Parameter(
+            help="What its tokens are for; the first is the default. May be given many times. Only a client "
+            "that does nothing but `--serves` needs none."
+        ),
+    ] = None,
     client_id: Annotated[str | None, Parameter(help="Its id; a random one where none is given.")] = None,
     public: Annotated[
         bool, Parameter(help="It cannot keep a secret (a page, an app on a phone), so it gets none.")
@@ -43,6 +50,13 @@ async def add(
     scope: Annotated[
         list[str] | None, Parameter(help="A scope that it may ask for. May be given many times.")
     ] = None,
+    origin: Annotated[
+        list[str] | None,
+        Parameter(
+            help="The origin of its pages, like `https://app.example.com`: these may keep its sessions in a "
+            "cookie. May be given many times."
+        ),
+    ] = None,
     no_refresh_rotation: Annotated[
         bool,
         Parameter(
@@ -51,19 +65,37 @@ async def add(
             "refresh token that does not change shows nobody that it was stolen.",
         ),
     ] = False,
+    backchannel_logout_uri: Annotated[
+        str | None,
+        Parameter(
+            help="Where it is told of each session of its that ended (OIDC Back-Channel Logout): https."
+        ),
+    ] = None,
+    serves: Annotated[
+        list[str] | None,
+        Parameter(
+            help="An audience that it is the service of: it may ask at `/introspect` about tokens for that. "
+            "May be given many times."
+        ),
+    ] = None,
     given: Given,
 ) -> None:
     """Add a client, and show its secret once."""
+    if not audience and not serves:
+        raise Misused("--audience is missing: what its tokens are for")
     async with given.open(create=True) as opened:
         added = await opened.accounts.add_client(
             name,
-            audiences=tuple(audience),
+            audiences=tuple(audience or ()),
             client_id=client_id,
             public=public,
             first_party=first_party,
             grant_types=tuple(grant or ()),
             scopes=tuple(scope or ()),
+            origins=tuple(origin or ()),
             rotates_refresh=not no_refresh_rotation,
+            backchannel_logout_uri=backchannel_logout_uri,
+            serves=tuple(serves or ()),
         )
     secret = {} if added.secret is None else {"client_secret": added.secret}
     given.output.answer(
@@ -86,11 +118,13 @@ async def list_clients(*, given: Given) -> None:
             " ".join(client.grant_types),
             " ".join(client.audiences),
             " ".join(client.scopes),
+            # A path and a query may hold a secret, and people look over shoulders.
+            origin_of(client.backchannel_logout_uri or ""),
             distance(client.created_at, now),
         )
         for client in clients
     ]
-    columns = ("CLIENT ID", "NAME", "KIND", "GRANTS", "AUDIENCES", "SCOPE", "ADDED")
+    columns = ("CLIENT ID", "NAME", "KIND", "GRANTS", "AUDIENCES", "SCOPE", "LOGOUTS TO", "ADDED")
     given.output.answer(
         {"clients": [_document(client) for client in clients]},
         table(columns, rows) if rows else "No clients.",
@@ -120,6 +154,38 @@ async def remove(client_id: ClientId, /, *, given: Given) -> None:
     )
 
 
+@app.command
+async def revoke_tokens(
+    client_id: ClientId,
+    /,
+    *,
+    issued_before: IssuedBefore = None,
+    dry_run: DryRun = False,
+    given: Given,
+) -> None:
+    """Have every token of a client refused that was issued until now, by one event; its sessions go on.
+
+    For a client whose secret was stolen: change that first. It gets no new token for a short while, unless
+    `--issued-before` lies that far back.
+    """
+    before = time_of(issued_before)
+    async with given.open() as opened:
+        store, issuer, timing = opened.store, opened.settings.issuer, opened.settings.timing
+        found = await named(store, issuer, client_id)
+        if dry_run:
+            recall = await foresee(store, timing=timing, before=before)
+        else:
+            recall = await revoke_tokens_of(
+                store, issuer, found, timing=timing, audit=opened.audit, before=before
+            )
+    done = {"revoked": not dry_run} | ({"dry_run": True} if dry_run else {})
+    given.output.answer(
+        {"client_id": client_id} | done | recall_document(recall),
+        "Nothing was changed." if dry_run else f"Revoked the tokens of client {client_id}.",
+        *consequences(recall, client_id),
+    )
+
+
 def _shown(secret: str | None) -> tuple[str, ...]:
     return () if secret is None else (f"Secret: {secret}", _ONCE)
 
@@ -137,8 +203,20 @@ def _document(client: Client) -> dict[str, object]:
         "token_endpoint_auth_method": "none" if client.secret_hash is None else "client_secret_basic",
         "grant_types": list(client.grant_types),
         "audiences": list(client.audiences),
+        "serves": list(client.serves),
         "scope": " ".join(client.scopes),
         "first_party": client.first_party,
+        "origins": list(client.origins),
         "rotates_refresh": client.rotates_refresh,
         "client_id_issued_at": client.created_at,
+    } | _told(client)
+
+
+def _told(client: Client) -> dict[str, object]:
+    if client.backchannel_logout_uri is None:
+        return {}
+    # Which session it was is in every logout token, whether a client needs it or not.
+    return {
+        "backchannel_logout_uri": client.backchannel_logout_uri,
+        "backchannel_logout_session_required": True,
     }

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from mintmark.core import base64url, directory
 from mintmark.core.directory import LOCKED_FOR_GOOD, USER_PREFIX, Client, User
 from mintmark.core.events import EventName
+from mintmark.core.logout_token import check_uri
 from mintmark.core.minting import ID_BYTES, random_id
 from mintmark.core.sessions import EndCause, Session
 from mintmark.core.timing import Timing
@@ -193,9 +194,15 @@ class Accounts:
         first_party: bool = False,
         grant_types: tuple[str, ...] = (),
         scopes: tuple[str, ...] = (),
+        origins: tuple[str, ...] = (),
         rotates_refresh: bool = True,
+        backchannel_logout_uri: str | None = None,
+        serves: tuple[str, ...] = (),
     ) -> ClientAdded:
         """A new client. Without ``grant_types`` it gets those that its kind can use.
+
+        One that ``serves`` audiences may introspect their tokens, and may have no audience of its own: then
+        it gets no tokens.
 
         Raises AccountRefused for what no client may have or be; Conflict where the id is taken.
         """
@@ -204,18 +211,22 @@ class Accounts:
             raise AccountRefused(
                 "rotates_refresh", "a client without a secret has nothing else that tells it from a thief"
             )
+        asks = bool(audiences or grant_types or first_party or not serves)
         secret = None if public else self._secret()
         client = Client(
             issuer=self._issuer,
             client_id=checked_id,
             name=_client_name(name),
             secret_hash=None if secret is None else hash_secret(secret),
-            grant_types=_grant_types(grant_types, public=public, first_party=first_party),
-            audiences=_audiences(audiences),
+            grant_types=_grant_types(grant_types, public=public, first_party=first_party) if asks else (),
+            audiences=_audiences(audiences) if asks else (),
             scopes=_scopes(scopes),
             first_party=first_party,
+            origins=_origins(origins, first_party=first_party),
             created_at=await self._store.now(),
             rotates_refresh=rotates_refresh,
+            backchannel_logout_uri=_logout_uri(backchannel_logout_uri),
+            serves=_served(serves, public=public),
         )
         try:
             await self._store.directory.add_client(client)
@@ -369,18 +380,42 @@ def _client_name(name: str) -> str:
     return name
 
 
+def _logout_uri(uri: str | None) -> str | None:
+    try:
+        return None if uri is None else check_uri(uri)
+    except ValueError as error:
+        raise AccountRefused("backchannel_logout_uri", str(error)) from None
+
+
 def _audiences(audiences: tuple[str, ...]) -> tuple[str, ...]:
     if not audiences:
         raise AccountRefused("audience", "a client has at least one audience: what its tokens are for")
-    for audience in audiences:
-        if not 1 <= len(audience) <= _MAX_AUDIENCE or not audience.isascii() or not audience.isprintable():
-            raise AccountRefused(
-                "audience", f"an audience has 1 to {_MAX_AUDIENCE} printable ASCII characters"
-            )
+    return _services(audiences, "audience")
+
+
+def _served(audiences: tuple[str, ...], *, public: bool) -> tuple[str, ...]:
+    if audiences and public:
+        raise AccountRefused("serves", "only a client with a secret is told about tokens")
+    return _services(audiences, "serves")
+
+
+def _services(names: tuple[str, ...], field: str) -> tuple[str, ...]:
+    for name in names:
+        if not 1 <= len(name) <= _MAX_AUDIENCE or not name.isascii() or not name.isprintable():
+            raise AccountRefused(field, f"an audience has 1 to {_MAX_AUDIENCE} printable ASCII characters")
         # A wildcard is a name like any other to a verifier, but not to whoever wrote it (RFC 9700 s.2.3).
-        if " " in audience or "*" in audience:
-            raise AccountRefused("audience", "an audience names one service, without spaces and wildcards")
-    return tuple(dict.fromkeys(audiences))
+        if " " in name or "*" in name:
+            raise AccountRefused(field, "an audience names one service, without spaces and wildcards")
+    return tuple(dict.fromkeys(names))
+
+
+def _origins(origins: tuple[str, ...], *, first_party: bool) -> tuple[str, ...]:
+    if origins and not first_party:
+        raise AccountRefused("origin", "only the pages of a first-party client keep sessions in a cookie")
+    try:
+        return tuple(dict.fromkeys(directory.check_origin(origin) for origin in origins))
+    except ValueError as error:
+        raise AccountRefused("origin", str(error)) from None
 
 
 def _grant_types(asked: tuple[str, ...], *, public: bool, first_party: bool) -> tuple[str, ...]:
