@@ -28,6 +28,8 @@ class Subscription:
                 await self._waiting
             finally:
                 self._waiting = None
+                # It ends after this returned, and would wake whoever waits here by then.
+                sleeper.remove_done_callback(self._wake)
                 sleeper.cancel()
         announced, self._announced = self._announced and not self._closed, False
         return announced
