@@ -85,6 +85,13 @@ class MemoryDirectory:
             self._data.users[user.issuer, user.sub] = replace(found, password_hash=password_hash)
             return True
 
+    async def remove_user(self, issuer: Issuer, sub: Sub) -> None:
+        """Remove a user who was disabled."""
+        async with self._shared.transaction():
+            if self._known(issuer, sub).disabled_at is None:
+                raise NotFound("there is no such user who is disabled")
+            del self._data.users[issuer, sub]
+
     async def add_client(self, client: Client) -> None:
         """Raises Conflict where the id is taken."""
         async with self._shared.transaction():

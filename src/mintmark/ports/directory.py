@@ -8,6 +8,7 @@
 - DIRECTORY-3 What does not exist is NotFound where it should be changed, and None where it is looked up.
 - DIRECTORY-4 Removing a client appends one ``client`` event instead of one for each session: it denies what
   the client was given in its own name too.
+- DIRECTORY-5 Only a user who is disabled can be removed; the name is free again then.
 """
 
 from typing import Protocol
@@ -50,6 +51,10 @@ class Directory(Protocol):
 
     async def rehash_password(self, user: User, password_hash: str) -> bool:
         """Store the same password under newer parameters; False where it was changed meanwhile."""
+        ...
+
+    async def remove_user(self, issuer: Issuer, sub: Sub) -> None:
+        """Remove a user who was disabled, and so has no session; NotFound where there is none such."""
         ...
 
     async def add_client(self, client: Client) -> None:

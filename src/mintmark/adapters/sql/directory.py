@@ -40,6 +40,9 @@ _REHASH = _THIS_USER.where(users.c.password_hash == bindparam("old_hash")).value
     password_hash=bindparam("new_hash")
 )
 _LOCK = _THIS_USER.values(locked_until=bindparam("until"))
+_REMOVE_USER = delete(users).where(
+    users.c.issuer == bindparam("of"), users.c.sub == bindparam("which"), users.c.disabled_at.is_not(None)
+)
 
 # What denies the tokens of a client is in the log for as long as there can be such tokens: read from there,
 # it cannot miss a revocation that was made while the client was being added, or before it was added again.
@@ -186,6 +189,12 @@ class SqlDirectory:
             "new_hash": password_hash,
         }
         return await self._database.write(lambda c: c.execute(_REHASH, change).rowcount == 1, single=True)
+
+    async def remove_user(self, issuer: Issuer, sub: Sub) -> None:
+        """Remove a user who was disabled."""
+        of = {"of": issuer, "which": sub}
+        if await self._database.write(lambda c: c.execute(_REMOVE_USER, of).rowcount, single=True) == 0:
+            raise NotFound("there is no such user who is disabled")
 
     async def add_client(self, client: Client) -> None:
         """Raises Conflict where the id is taken."""

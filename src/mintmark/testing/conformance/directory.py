@@ -16,7 +16,7 @@ NEW_HASH = "$argon2id$second"
 
 
 class DirectoryConformance:
-    """DIRECTORY-1 to DIRECTORY-4."""
+    """DIRECTORY-1 to DIRECTORY-5."""
 
     async def test_name_and_subject_are_unique_in_their_issuer(self, rig: Rig) -> None:
         """DIRECTORY-1: a second user of a name or of a subject is Conflict, also one who was disabled."""
@@ -69,6 +69,26 @@ class DirectoryConformance:
         assert await rig.store.sessions.list(ISSUER) == ()
         causes = {entry.event.value: entry.cause for entry in await read_log(rig.store)}
         assert causes == {mine[0][0].rid: "logout"} | {s.rid: "user_disabled" for s, _ in mine[1:]}
+
+    async def test_disabled_user_can_be_removed(self, rig: Rig) -> None:
+        """DIRECTORY-5: who is not disabled stays; who is goes, at this issuer alone, and frees the name."""
+        user, client = await rig.someone()
+        bob = await rig.added_user("bob")
+        session, _ = await rig.logged_in(user, client)
+        directory = rig.store.directory
+        with pytest.raises(NotFound):
+            await directory.remove_user(ISSUER, user.sub)
+        assert await rig.store.sessions.list(ISSUER) == (session,)
+        await directory.disable_user(ISSUER, user.sub, timing=TIMING)
+        with pytest.raises(NotFound):
+            await directory.remove_user(OTHER, user.sub)
+        await directory.remove_user(ISSUER, user.sub)
+        assert await directory.users(ISSUER) == (bob,)
+        assert await directory.user(ISSUER, user.sub) is None
+        with pytest.raises(NotFound):
+            await directory.remove_user(ISSUER, user.sub)
+        await directory.add_user(user)
+        assert await directory.user_named(ISSUER, user.username) == user
 
     async def test_new_password_ends_every_session(self, rig: Rig) -> None:
         """DIRECTORY-2, I6: a changed password logs everyone out; storing the same one anew does not."""

@@ -71,6 +71,7 @@ def _operations(rig: Rig, store: Store) -> dict[str, Callable[[], Awaitable[obje
         "directory.user": lambda: users.user(ISSUER, _SUB),
         "directory.users": lambda: users.users(ISSUER),
         "directory.disable_user": lambda: users.disable_user(ISSUER, _SUB, timing=TIMING),
+        "directory.remove_user": lambda: users.remove_user(ISSUER, _SUB),
         "directory.set_password": lambda: users.set_password(ISSUER, _SUB, PASSWORD_HASH, timing=TIMING),
         "directory.lock_user": lambda: users.lock_user(ISSUER, _SUB, None),
         "directory.rehash_password": lambda: users.rehash_password(rig.user(), PASSWORD_HASH),
