@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from mintmark.cli import clients, keys, sessions, timing, token, users
 from mintmark.cli.doctor import doctor
+from mintmark.cli.drill import family as drill
 from mintmark.cli.init import init
 from mintmark.cli.invocation import Invocation
 from mintmark.cli.output import Output
@@ -40,7 +41,7 @@ app.command(init)
 app.command(serve)
 app.command(demo)
 app.command(doctor)
-for family in (users.app, clients.app, keys.app, timing.app, sessions.app, token.app):
+for family in (users.app, clients.app, keys.app, timing.app, sessions.app, token.app, drill.app):
     app.command(family)
 
 

@@ -3,9 +3,10 @@
 Everything that came from outside is printed as text: no markup, no control characters, no escape codes.
 """
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
@@ -63,6 +64,26 @@ class Output:
     def note(self, text: str) -> None:
         """A line about the command, on standard error, so that it is in nobody's pipe."""
         self._error.print(Text(printable(text)), soft_wrap=True)
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """What to call at each of ``total`` steps: a bar on standard error, gone when the block ends.
+
+        Nothing is shown where standard error is no terminal.
+        """
+        from rich.progress import (  # noqa: PLC0415 - slow to load, and most commands are done at once
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        shown = self._error.is_terminal
+        with Progress(*columns, console=self._error, transient=True, disable=not shown) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
 
 
 def _console(stream: TextIO) -> Console:
