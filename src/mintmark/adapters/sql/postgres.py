@@ -15,17 +15,16 @@ from sqlalchemy import cast as as_type
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from mintmark.adapters.sql import migrate
+from mintmark.adapters.sql.at_once import LogRowsAtOnce, TokenRowsAtOnce
 from mintmark.adapters.sql.connections import Connections, Raw
 from mintmark.adapters.sql.database import Collision, StoreTime
 from mintmark.adapters.sql.directory import DirectoryRows, SqlDirectory
 from mintmark.adapters.sql.ending_at_once import EndingRowsAtOnce
 from mintmark.adapters.sql.keyring import RingRows, SqlKeyRing
-from mintmark.adapters.sql.log import LogRows
 from mintmark.adapters.sql.migrate import SchemaState
 from mintmark.adapters.sql.outbox import OutboxRows, SqlOutbox
 from mintmark.adapters.sql.revocations import SqlRevocations
 from mintmark.adapters.sql.sessions import SessionRows, SqlSessions
-from mintmark.adapters.sql.tokens import TokenRows
 from mintmark.core.mark import UNMARKED, Marks
 from mintmark.errors import ConfigurationError, MintmarkError, StoreDamaged, StoreUnavailable
 from mintmark.ports.clock import Clock, Entropy
@@ -102,11 +101,11 @@ class PostgresStore:
         self.time: Final[StoreTime] = ServerTime() if time is None else time
         self.entropy: Final = entropy
         self._connections: Connections | None = None
-        log = LogRows(self)
+        log = LogRowsAtOnce(self)
         endings = EndingRowsAtOnce(self, log)
         self.keyring: Final = SqlKeyRing(self, RingRows(self, log, marks))
         self.sessions: Final = SqlSessions(self, SessionRows(self), endings)
-        self.revocations: Final = SqlRevocations(self, log, TokenRows(self, log), endings)
+        self.revocations: Final = SqlRevocations(self, log, TokenRowsAtOnce(self, log), endings)
         self.directory: Final = SqlDirectory(self, DirectoryRows(self, endings, log))
         self.outbox: Final = SqlOutbox(self, OutboxRows(self))
 

@@ -285,6 +285,25 @@ class LogConformance:
         rig.clock.advance(denied_until(early, TIMING) - now)
         assert await _revoke(rig.store, late_one) is Admission.APPEND
 
+    @pytest.mark.parametrize("of", ["session", "client"])
+    async def test_no_limit_is_passed_by_a_race(self, rig: Rig, of: str) -> None:
+        """LOG-6, V4: of sixteen revocations at once, one short of a limit, one has an event of its own."""
+        user, client = await rig.someone()
+        session, _ = await rig.logged_in(user, client)
+        stores = [rig.store, await rig.peer()]
+        counted, most = (session, JTI_A_SESSION) if of == "session" else (None, JTI_A_CLIENT)
+        exp = session.last_exp
+        before = [issued(f"before-{n}", session=counted, exp=exp) for n in range(most - 1)]
+        await asyncio.gather(*(_revoke(stores[0], token) for token in before))
+        racing = [issued(f"jti-{n}", session=counted, exp=exp) for n in range(16)]
+        outcomes = await asyncio.gather(*(_revoke(stores[n % 2], token) for n, token in enumerate(racing)))
+        assert outcomes.count(Admission.APPEND) == 1
+        refused = Admission.END_SESSION if of == "session" else Admission.REFUSE
+        assert outcomes.count(refused) == 15
+        log = await read_log(rig.store)
+        assert [entry.cursor.seq for entry in log] == list(range(1, len(log) + 1))
+        assert sum(entry.event.kind is Kind.JTI for entry in log) == most
+
     async def test_client_is_revoked_by_time(self, rig: Rig) -> None:
         """LOG-7: up to the latest ``iat`` that any node can have given by then, rounded up."""
         user, client = await rig.someone()
