@@ -340,6 +340,10 @@ def counted(node: Node, accept: str) -> tuple[int, int]:
     with httpx2.Client(base_url=node.issuer, headers={"Accept": accept}, timeout=60) as http:
         while True:
             answer = http.get("/revocations", params={} if cursor is None else {"after": cursor})
+            if answer.status_code == 503:
+                # A machine that has more to do than this; a verifier comes again, too.
+                time.sleep(1)
+                continue
             answer.raise_for_status()
             requests, size = requests + 1, size + len(answer.content)
             body = answer.content
