@@ -11,9 +11,13 @@ from typing import cast
 import pytest
 
 from mintmark import EventName, FeedPolicy, InvalidToken, Issuer, Verifier, VerifierUnavailable
+from mintmark.core.base64url import encode
+from mintmark.core.feed_table import MEDIA_TYPE, write_page, write_records, write_table
+from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing import FakeIssuer, Fault
 from mintmark.testing.origin import Origin, Reply
+from mintmark.units import NumericDate
 from mintmark.verifier.discovery import Discovery
 from mintmark.verifier.engine import Engine
 from mintmark.verifier.event import Reporter
@@ -95,6 +99,39 @@ def test_each_kind_denies_its_tokens_and_no_others(issuer, follow, recorder, kin
     assert verifier.verify(issuer.mint(**{kind: "that"}))
     for other in {"rid", "jti", "client_id"} - {kind}:
         assert verifier.verify(issuer.mint(**{other: "this"}))
+
+
+@pytest.mark.parametrize("how", ["snapshot", "stream"])
+def test_everything_issued_before_a_time_is_denied_at_once(issuer, follow, recorder, clock, how):
+    """``all``: whoever's token it is, one event denies it; what is issued later passes."""
+    everything = {
+        "kind": "all",
+        "value": "",
+        "not_before": issuer.clock.now(),
+        "expires_at": issuer.clock.now() + 900,
+    }
+    tokens = [issuer.mint(client_id=f"app{n}", rid=f"r{n}") for n in range(5)]
+    if how == "snapshot":
+        issuer.announce(everything)
+    verifier = followed(issuer, follow, recorder)
+    if how == "stream":
+        assert all(verifier.verify(raw) for raw in tokens)
+        issuer.announce(everything)
+        recorder.wait_for(EventName.REVOCATION_APPLIED)
+    assert {refusal(verifier, raw) for raw in tokens} == {"revoked"}
+    clock.advance(6)
+    assert verifier.verify(issuer.mint(client_id="app0", rid="r0"))
+    assert refusal(verifier, tokens[0]) == "revoked"
+
+
+def test_a_token_is_denied_by_its_ids_whatever_its_spelling(issuer, follow, recorder):
+    """A signature has a second valid form, and a payload many: what is denied is the ``jti``, not a text."""
+    verifier = followed(issuer, follow, recorder)
+    first, second = issuer.mint(jti="t1"), issuer.mint(jti="t1", scope="more")
+    assert first != second
+    issuer.revoke(jti="t1")
+    recorder.wait_for(EventName.REVOCATION_APPLIED)
+    assert refusal(verifier, first) == refusal(verifier, second) == "revoked"
 
 
 def test_a_clients_tokens_are_denied_up_to_a_time(issuer, follow, recorder, clock):
@@ -205,6 +242,56 @@ async def test_a_long_page_lets_others_have_the_lock(issuer, clock, recorder):
     assert source.cache.is_revoked("kid1999")
     assert max(lock.grown) <= 500
     assert recorder.count(EventName.REVOCATION_APPLIED) == 1
+
+
+@pytest.mark.anyio
+async def test_a_compact_page_lets_others_have_the_lock(clock, recorder):
+    """Ten thousand sessions in records are made and applied in slices too, and asked for by name."""
+    events = [
+        RevocationEvent(
+            kind=Kind.RID, value=encode(n.to_bytes(16)), expires_at=NumericDate(clock.now() + 900)
+        )
+        for n in range(10_000)
+    ]
+    asked = []
+
+    def reply(name, request):
+        asked.append(request.headers["accept"])
+        records, others = write_records(events, base=clock.now())
+        page = write_page(issuer=issuer.issuer, cursor="c", complete=True, at=clock.now(), events=[])
+        assert others == []
+        body = write_table(page, records, base=clock.now())
+        return Reply(headers={"Content-Type": MEDIA_TYPE}, body=body)
+
+    origin = Origin(routes={"/revocations": "feed"}, answer=reply, clock=clock)
+    origin.start()
+    issuer = SimpleNamespace(issuer=f"http://127.0.0.1:{origin.port}", discovery={}, origin=origin)
+    source, lock = await catching_up(issuer, clock, recorder)
+    origin.close()
+    assert len(source.denylist) == 10_000
+    assert max(lock.grown) <= 500
+    assert asked == [f"{MEDIA_TYPE}, application/json;q=0.5"]
+
+
+@pytest.mark.anyio
+async def test_after_a_restore_no_cache_is_believed(clock, recorder):
+    """Beginning anew, a verifier asks for pages that no HTTP cache has kept: theirs lead to the same end."""
+    asked = []
+
+    def reply(name, request):
+        asked.append((request.query.get("after"), request.headers.get("cache-control")))
+        if request.query.get("after") == "old":
+            return Reply(status=410)
+        page = {"issuer": issuer.issuer, "cursor": "old", "complete": len(asked) > 2, "at": clock.now()}
+        body = json.dumps(page | {"events": [logout(1, clock)]}).encode()
+        return Reply(headers={"Content-Type": "application/json"}, body=body)
+
+    origin = Origin(routes={"/revocations": "feed"}, answer=reply, clock=clock)
+    origin.start()
+    issuer = SimpleNamespace(issuer=f"http://127.0.0.1:{origin.port}", discovery={}, origin=origin)
+    await catching_up(issuer, clock, recorder)
+    origin.close()
+    assert asked == [(None, None), ("old", None), (None, "no-cache")]
 
 
 @contextlib.contextmanager
