@@ -43,6 +43,9 @@ async def listening(bus):
     def connected():
         if not bus._line._connecting:
             bus._clock.advance(LONGEST)
+        elif bus._line._connected and bus._waking._asked.is_set():
+            # Woken by another that connected just now.
+            bus._clock.advance(PAUSE)
         return bus._line._connected and not bus._waking._asked.is_set()
 
     await until(connected, "the bus connected")
@@ -72,3 +75,16 @@ def counting(bus):
 async def hears(subscription):
     """Whether the subscription is woken."""
     return await asyncio.wait_for(subscription.wait(LONG), PATIENT)
+
+
+async def heard(subscription, *buses):
+    """Return once the subscription is woken; ``buses`` have time pass meanwhile, for one that was woken just
+    now wakes again after a pause."""
+    waiting = asyncio.ensure_future(subscription.wait(LONG))
+    deadline = SYSTEM_CLOCK.monotonic() + PATIENT
+    while not waiting.done():
+        assert SYSTEM_CLOCK.monotonic() < deadline, "it was heard"
+        for clock in {bus._clock for bus in buses}:
+            clock.advance(PAUSE)
+        await asyncio.wait({waiting}, timeout=0.05)
+    assert waiting.result()

@@ -205,6 +205,9 @@ class _Transport(TcpTransport):
     def close(self) -> None:
         self.abort()
 
+    async def wait_closed(self) -> None:
+        """Return at once: after a handshake that failed, nothing would ever say that it is closed."""
+
     def abort(self) -> None:
         """End it without waiting for what the server does not take."""
         for writer in (self._io_writer, self._bare_io_writer):
