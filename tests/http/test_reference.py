@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from starlette.routing import Route
+from tests.http.asking import own_token
 from tests.http.surface import PASSWORD, SECRET, Surface
 
 from mintmark.core.revocation import Kind
@@ -95,6 +96,7 @@ async def test_example_is_answered_as_the_page_says(node: Surface, command, stat
             "PASSWORD": PASSWORD,
             "REFRESH_TOKEN": tokens["refresh_token"],
             "ACCESS_TOKEN": tokens["access_token"],
+            "SERVICE_TOKEN": await own_token(node),
         },
     )
     assert answer.status_code == int(status), answer.text
