@@ -111,6 +111,20 @@ async def test_repeated_wake_ups_repeat_nothing(world: World):
         assert not follower._waiting
 
 
+async def test_forged_wake_ups_bring_nothing_that_is_not_on_the_log(world: World):
+    """Whoever can publish makes a node look, and no more: nothing is denied, nothing denied is forgiven."""
+    async with world.feed.follow() as follower:
+        await world.append("a")
+        assert await heard(follower, 1) == ["a"]
+        head = world.feed.heartbeat().cursor
+        for _ in range(100):
+            await world.bus.announce()
+        await world.append("b")
+        assert await heard(follower, 1) == ["b"]
+        assert world.feed.heartbeat().cursor.seq == head.seq + 1
+        assert not follower._waiting
+
+
 async def test_heartbeat_is_the_head_that_was_read(world: World):
     """The heartbeat's cursor is behind the newest entry that followers were told."""
     async with world.feed.follow() as follower:

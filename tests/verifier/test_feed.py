@@ -596,6 +596,15 @@ def test_allow_needs_no_snapshot(issuer, follow):
         assert verifier.verify(issuer.mint()).revocation == "stale"
 
 
+def test_fresh_revocation_is_denied_while_nothing_is_known(issuer, follow):
+    """A route that asks for it refuses before the first snapshot too, where the rest allows."""
+    verifier = follow(issuer, on_stale="allow")
+    with issuer.fail(Fault.ERROR, "feed"):
+        assert refusal(verifier, issuer.mint(), fresh_revocation=True) == "revocation_stale"
+        with pytest.raises(VerifierUnavailable, match="revocations"):
+            verifier.require("orders:read", fresh_revocation=True).verify(issuer.mint(scope="orders:read"))
+
+
 def test_a_process_that_was_suspended_waits_for_the_first_attempt_to_catch_up(
     issuer, follow, recorder, clock
 ):
