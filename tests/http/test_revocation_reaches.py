@@ -152,5 +152,5 @@ async def test_nothing_is_minted_that_the_sdk_would_refuse(town: Town):
     )
     answer = await node.http.post("/token", data={"grant_type": "client_credentials"}, auth=STOCK)
     assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
-    assert 30 <= int(answer.headers["retry-after"]) <= 43
+    assert 0 < int(answer.headers["retry-after"]) <= 43
     assert (await node.refresh(tokens["refresh_token"])).status_code == 200
