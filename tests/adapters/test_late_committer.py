@@ -15,12 +15,13 @@ from tests.adapters.postgres import new_store, waiting
 
 from mintmark.adapters.sql.sqlite import SqliteStore
 from mintmark.core.log import Cursor
-from mintmark.core.sessions import EndCause
+from mintmark.core.sessions import EndCause, Session
 from mintmark.errors import StoreUnavailable
-from mintmark.ports.revocations import CursorGone
+from mintmark.ports.revocations import CursorGone, IssuedToken
 from mintmark.ports.store import Store
 from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.testing.conformance.rig import ISSUER, TIMING, Rig
+from mintmark.units import Jti
 
 OTHERS = 5
 
@@ -65,6 +66,9 @@ async def check(log: Log) -> None:
 class StoreLog:
     """The log of a store; what differs between databases is how somebody else takes a place in it."""
 
+    by_time = False
+    """Whether it also appends what would be there twice if it were tried again."""
+
     def __init__(self, store: Store) -> None:
         self.store = store
         self._rig = Rig(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)  # type: ignore[arg-type]
@@ -77,13 +81,39 @@ class StoreLog:
         self._started = [(await self._rig.logged_in(self._user, self._client))[0] for _ in range(OTHERS + 1)]
 
     async def append(self) -> str:
-        rid = self._started.pop().rid
+        """By another operation each time, as far as there are more."""
+        session, log = self._started.pop(), self.store.revocations
+        match len(self._started):
+            case 0 | 1:
+                await self._end(session)
+                return session.rid
+            case 2 if self.by_time:
+                await log.revoke_all(ISSUER, cause="test", timing=TIMING)
+                return ""
+            case 3 if self.by_time:
+                client_id = self._client.client_id
+                await log.revoke_client(ISSUER, client_id, cause="test", timing=TIMING)
+                return client_id
+            case number:
+                await self._revoke(session, Jti(f"jti-{number}"))
+                return f"jti-{number}"
+
+    async def _end(self, session: Session) -> None:
         while True:
             try:
-                await self.store.sessions.end(ISSUER, rid, cause=EndCause.LOGOUT, timing=TIMING)
+                await self.store.sessions.end(ISSUER, session.rid, cause=EndCause.LOGOUT, timing=TIMING)
             except StoreUnavailable:
                 continue  # on SQLite, where the lock is held for longer than it waits for it
-            return rid
+            return
+
+    async def _revoke(self, session: Session, jti: Jti) -> None:
+        token = IssuedToken(jti=jti, client_id=session.client_id, rid=session.rid, exp=session.last_exp)
+        while True:
+            try:
+                await self.store.revocations.revoke_token(ISSUER, token, cause="test", timing=TIMING)
+            except StoreUnavailable:
+                continue
+            return
 
     async def read(self) -> list[str]:
         page = await self.store.revocations.read(ISSUER, self._cursor, limit=2)
@@ -103,6 +133,8 @@ SELECT issuer, seq, mark, 'rid', 'late', 4000000000, 'logout', 1 FROM log_heads
 
 class PostgresLog(StoreLog):
     """On PostgreSQL, where writers wait for the row of the head."""
+
+    by_time = True
 
     def __init__(self, store: Store, url: str) -> None:
         super().__init__(store)

@@ -2,9 +2,10 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
 from tests.adapters.postgres import PATIENT, new_store, opened, raw, waiting
 
 from mintmark.adapters.sql.ending import EndingRows
@@ -15,10 +16,11 @@ from mintmark.core.log import denied_until
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.core.sessions import EndCause, Redeem
 from mintmark.errors import ConfigurationError, StoreDamaged, StoreUnavailable
+from mintmark.ports.revocations import IssuedToken
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.conformance.rig import ISSUER, TIMING, kid_of, read_log, redeem
-from mintmark.units import NodeId, NumericDate, Rid
+from mintmark.units import Jti, NodeId, NumericDate, Rid, Seconds
 
 LOGOUT = EndCause.LOGOUT
 
@@ -483,3 +485,37 @@ def test_url_without_a_server_or_a_database_is_refused(url):
 async def test_patience_of_a_test_is_not_the_default():
     """The bounds that these tests use are theirs alone."""
     assert Bounds() == BOUNDS != PATIENT
+
+
+async def test_revocation_is_one_statement_that_commits_itself(rig, monkeypatch):
+    """V1, LOG-5: between two statements of a client that pauses nobody else's append would wait, so there
+    is no second one, and no transaction around the first; neither to claim what clients are to be told."""
+    user, client = await rig.someone()
+    session, _ = await rig.logged_in(user, client)
+    await rig.store.revocations.head(ISSUER)
+    log, connections = rig.store.revocations, rig.store._connections
+    begun: list[Any] = []
+    run, executed = connections.run, []
+
+    async def watched(work, *, begin=None, **options):
+        begun.append(begin)
+        return await run(work, begin=begin, **options)
+
+    monkeypatch.setattr(connections, "run", watched)
+    engine = connections._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", lambda *said: executed.append(said[2]))
+    token = IssuedToken(jti=Jti("jti"), client_id=client.client_id, rid=session.rid, exp=session.last_exp)
+    for operation in (
+        lambda: log.revoke_token(ISSUER, token, cause="test", timing=TIMING),
+        lambda: log.revoke_client(ISSUER, client.client_id, cause="test", timing=TIMING),
+        lambda: log.revoke_all(ISSUER, cause="test", timing=TIMING),
+        lambda: rig.store.sessions.end(ISSUER, session.rid, cause=LOGOUT, timing=TIMING),
+        lambda: rig.store.outbox.claim(ISSUER, NodeId("node"), span=Seconds(1), limit=1),
+    ):
+        begun.clear()
+        executed.clear()
+        await operation()
+        assert begun == [None]
+        assert len(executed) == 1, executed
+    kinds = [entry.event.kind for entry in await read_log(rig.store)]
+    assert kinds == [Kind.JTI, Kind.CLIENT, Kind.ALL, Kind.RID]

@@ -14,10 +14,11 @@ from tests.registry import STORES, store_rig
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.key import Key, KeyKind, KeyMode, KeyState
 from mintmark.core.keyring import Member, Ring
+from mintmark.core.sessions import EndCause
 from mintmark.errors import StoreDamaged
 from mintmark.testing.clock import FakeClock
-from mintmark.testing.conformance.rig import ISSUER, Rig
-from mintmark.units import NodeId, NumericDate
+from mintmark.testing.conformance.rig import ISSUER, TIMING, Rig
+from mintmark.units import NodeId, NumericDate, Rid, Seconds
 
 _NODE = NodeId("node-1")
 _OLD = NodeId("old")
@@ -160,15 +161,150 @@ async def test_modes_of_a_later_version_are_passed_over(rig):
         await rig.store.keyring.read(ISSUER)
 
 
-async def test_database_of_the_first_revision_is_upgraded_with_what_is_in_it(name, tmp_path, request):
-    """STORE-5: its ring, its keys and its nodes are those that they were."""
+_SESSION_OF_0002 = (
+    "issuer, rid, sub, client_id, scope, audience, auth_time, amr, created_at, idle_until, expires_at,"
+    " public_key, generation, sealed, rotated_at, presented, last_exp, version"
+)
 
-    def first(connection: Connection) -> None:
+
+async def old_start(rig: Rig, rid: str, created_at: int) -> None:
+    """What code of revision 0002 writes for a session of ``alice`` at ``shop``."""
+    end = rig.clock.now() + 10_000
+    await execute(
+        rig,
+        f"INSERT INTO sessions ({_SESSION_OF_0002})"
+        " VALUES (:issuer, :rid, 'usr_alice', 'shop', '[]', '[]', 1, '[]', :created_at, :last, :last, :key, 0, :key, :created_at, false, :last, 0)",
+        issuer=ISSUER,
+        rid=rid,
+        created_at=created_at,
+        last=end,
+        key=b"k",
+    )
+
+
+async def test_rows_of_revision_0002_read_as_what_was_so_then(rig):
+    """F37: its sessions were used when they were rotated, its clients rotate and hear of nothing, and
+    nobody is locked."""
+    user, client = rig.user(), rig.client()
+    await execute(
+        rig,
+        "INSERT INTO users (issuer, sub, username, password_hash, scopes, created_at, password_changed_at)"
+        ' VALUES (:issuer, :sub, :username, :password_hash, \'["orders:read","orders:write"]\', :now, :now)',
+        issuer=ISSUER,
+        sub=user.sub,
+        username=user.username,
+        password_hash=user.password_hash,
+        now=user.created_at,
+    )
+    await execute(
+        rig,
+        "INSERT INTO clients (issuer, client_id, name, secret_hash, grant_types, audiences, scopes,"
+        " first_party, created_at) VALUES (:issuer, 'shop', 'Shop', :secret, '[\"refresh_token\"]', '[\"orders\"]',"
+        " '[\"orders:read\"]', true, :now)",
+        issuer=ISSUER,
+        secret=client.secret_hash,
+        now=client.created_at,
+    )
+    assert await rig.store.directory.user(ISSUER, user.sub) == user
+    assert await rig.store.directory.client(ISSUER, client.client_id) == client
+    await old_start(rig, "old", rig.clock.now())
+    (session,) = await rig.store.sessions.list(ISSUER)
+    assert (session.used_at, session.device, session.address) == (rig.clock.now(), "", "")
+
+
+async def test_refresh_by_old_code_counts_as_use(rig):
+    """F37: it notes no time of use, but when it rotated; the later of both is shown."""
+    session, _ = await rig.logged_in(*await rig.someone())
+    later = rig.clock.now() + 50
+    await execute(rig, f"UPDATE sessions SET rotated_at = {later}, version = version + 1")
+    row = (await rig.store.sessions.read(ISSUER, session.rid)).session
+    assert row == replace(session, used_at=later, rotated_at=later, version=1)
+
+
+async def test_logout_by_old_code_tells_no_client_and_breaks_nothing(rig):
+    """F37: what it ends has no notice; a client that it removes leaves none that anybody would claim."""
+    user = await rig.added_user()
+    client = replace(rig.client(), backchannel_logout_uri="https://shop.example.com/out")
+    await rig.store.directory.add_client(client)
+    (first, _), (second, _) = [await rig.logged_in(user, client) for _ in range(2)]
+    await execute(rig, f"UPDATE sessions SET ended_at = 1, end_cause = 'logout' WHERE rid = '{first.rid}'")
+    assert await rig.store.outbox.pending(ISSUER) == 0
+    await rig.store.sessions.end(ISSUER, second.rid, cause=EndCause.LOGOUT, timing=TIMING)
+    assert await rig.store.outbox.pending(ISSUER) == 1
+    await execute(rig, "DELETE FROM clients")
+    assert await rig.store.outbox.claim(ISSUER, _NODE, span=Seconds(10), limit=10) == ()
+    assert await rig.store.outbox.expire(ISSUER) == ()
+    assert await rig.store.outbox.pending(ISSUER) == 0
+
+
+async def test_log_of_old_code_is_revoked_by_time(rig):
+    """LOG-7, F37: a head that it wrote has no floors yet, and what it appends leaves them as they are."""
+    user, client = await rig.someone()
+    await execute(
+        rig,
+        "INSERT INTO log_heads (issuer, seq, mark, genesis) VALUES (:issuer, 0, :m, :m)",
+        issuer=ISSUER,
+        m=b"8" * 8,
+    )
+    await old_start(rig, "old", rig.clock.now())
+    assert (await rig.store.directory.client(ISSUER, client.client_id)) == client
+    assert await rig.store.sessions.list(ISSUER, sub=user.sub) != ()
+    denied = await rig.store.revocations.revoke_all(ISSUER, cause="admin", timing=TIMING, sessions=True)
+    await execute(rig, "UPDATE log_heads SET seq = seq + 1, mark = :m", m=b"9" * 8)
+    found = await rig.store.directory.client(ISSUER, client.client_id)
+    assert found == replace(client, not_before=denied)
+    assert await rig.store.sessions.list(ISSUER) == ()
+
+
+async def test_session_that_old_code_starts_below_the_floor_is_over(rig):
+    """LOG-8, F37: a node that knows of no floor begins a session that nobody else takes for one, and its row
+    is ended with the others; what it was given is denied by the event of the whole issuer."""
+    await rig.someone()
+    await rig.store.revocations.revoke_all(ISSUER, cause="admin", timing=TIMING, sessions=True)
+    now = rig.clock.now()
+    await old_start(rig, "old", now)
+    row = (await rig.store.sessions.read(ISSUER, Rid("old"))).session
+    assert row is not None
+    assert (row.ended_at, row.end_cause) == (now, EndCause.ADMIN)
+    assert await rig.store.revocations.end_revoked(ISSUER, timing=TIMING) == 1
+    rows = await execute(rig, "SELECT ended_at, end_cause FROM sessions")
+    assert [tuple(found) for found in rows] == [(now, "admin")]
+
+
+def migrated(revision: str) -> Callable[[Connection], None]:
+    """Work that brings an empty database to ``revision``."""
+
+    def work(connection: Connection) -> None:
         config = Config()
         config.set_main_option("script_location", "mintmark.adapters.sql:migrations")
         config.set_main_option("path_separator", "os")
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
+
+    return work
+
+
+async def test_upgrade_writes_no_row_anew(database):
+    """STORE-5, F37: the files of the big tables are those that they were, so it locks them for moments only,
+    however many sessions there are."""
+    files = "SELECT pg_relation_filenode('sessions'), pg_relation_filenode('log_entries')"
+    server = create_async_engine(make_url(database).set(drivername="postgresql+asyncpg"))
+    try:
+        async with server.begin() as connection:
+            await connection.run_sync(migrated("0002"))
+        async with server.begin() as connection:
+            before = (await connection.execute(text(files))).one()
+            await connection.run_sync(migrated("head"))
+            assert (await connection.execute(text(files))).one() == before
+    finally:
+        await server.dispose()
+
+
+async def test_database_of_the_first_revision_is_upgraded_with_what_is_in_it(name, tmp_path, request):
+    """STORE-5: its ring, its keys and its nodes are those that they were."""
+
+    def first(connection: Connection) -> None:
+        migrated("0001")(connection)
         connection.execute(
             text("INSERT INTO rings (issuer, generation) VALUES (:issuer, 4)"), {"issuer": ISSUER}
         )

@@ -14,6 +14,15 @@ depends_on = None
 
 def upgrade() -> None:
     """Add nullable columns, two tables, and an index of what code of 0002 never appends."""
+    # First, because it reads the whole table: logouts wait for it, and for no more than it.
+    op.create_index(
+        "ix_log_entries_issuer_value_not_before",
+        "log_entries",
+        ["issuer", "value", "not_before"],
+        sqlite_where=sa.text("kind = 'client'"),
+        postgresql_where=sa.text("kind = 'client'"),
+    )
+    # From here on nothing is read or written anew, however many rows there are.
     op.add_column("sessions", sa.Column("used_at", sa.BigInteger()))
     op.add_column("sessions", sa.Column("device", sa.Text()))
     op.add_column("sessions", sa.Column("address", sa.Text()))
@@ -24,13 +33,6 @@ def upgrade() -> None:
     op.add_column("clients", sa.Column("origins", sa.Text()))
     op.add_column("clients", sa.Column("serves", sa.Text()))
     op.add_column("clients", sa.Column("backchannel_logout_uri", sa.Text()))
-    op.create_index(
-        "ix_log_entries_issuer_value_not_before",
-        "log_entries",
-        ["issuer", "value", "not_before"],
-        sqlite_where=sa.text("kind = 'client'"),
-        postgresql_where=sa.text("kind = 'client'"),
-    )
     op.create_table(
         "revoked_tokens",
         sa.Column("issuer", sa.Text(), nullable=False),
