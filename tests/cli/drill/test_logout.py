@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from pathlib import Path
 import pytest
 from tests.cluster.running import RunningNode, running_node, until
 
+from mintmark.cli.app import app
 from mintmark.cli.demonstration.loopback import free_ports
 from mintmark.cli.drill.guest import PREFIX
 from mintmark.cli.status import Status
 from mintmark.node.store import open_store
 from mintmark.server.settings import load
 
-QUICK = ("--verifiers", "3", "--logouts", "2", "--every", "10ms", "--patience", "120s")
+PAGE = (Path(__file__).parents[3] / "docs" / "how-to" / "drill-a-logout.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def listing(node: RunningNode) -> dict[str, list[str]]:
 def test_a_running_node_is_measured_and_left_as_it_was(node):
     """Every figure is there, the target is judged, nothing secret is printed, and nothing stays behind."""
     before = listing(node)
-    text = node.run("--json", "drill", "logout", *QUICK, "--within", "100s")
+    text = node.run("--json", *command_of("few"), "--patience", "120s", "--within", "100s")
     found = json.loads(text)
     assert (found["issuer"], found["verifiers"], found["processes"]) == (node.issuer, 3, 3)
     assert (found["logouts"], found["every_ms"], found["within_ms"], found["met"]) == (2, 10, 100_000, True)
@@ -118,3 +120,17 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_done(cli, option):
     assert len(refused.lines) == 1
     assert option[0] in refused.err
     assert list(Path().iterdir()) == []
+
+
+def command_of(name: str) -> list[str]:
+    """The words of the command between the marks ``name`` of the page, without the program's."""
+    found = re.search(rf"<!-- {name} -->\n```console\n\$ mintmark (.*)\n```\n<!-- /{name} -->", PAGE)
+    assert found is not None, name
+    return found[1].split()
+
+
+def test_the_commands_of_the_page_can_be_typed():
+    """Each is a command with options that exist and values that they take; one of them is run above."""
+    for name in ("few", "whole"):
+        command, _, _ = app.parse_args(command_of(name), exit_on_error=False, print_error=False)
+        assert command.__name__ == "logout"
