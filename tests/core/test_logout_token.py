@@ -197,6 +197,9 @@ def test_whatever_is_written_is_a_uri_or_a_sentence(text):
         ("https://shop.example.com/logout?token=secret", "https://shop.example.com"),
         ("https://shop.example.com:8443/secret/path", "https://shop.example.com:8443"),
         ("https://user:secret@shop.example.com/", "https://shop.example.com"),
+        ("https://[", ""),
+        ("secret", ""),
+        ("", ""),
     ],
 )
 def test_log_gets_the_origin_alone(uri, origin):

@@ -95,6 +95,14 @@ def is_loopback(uri: str) -> bool:
 
 
 def origin_of(uri: str) -> str:
-    """Scheme, host and port of ``uri``, for logs: its path and query may hold a secret of its owner's."""
-    parts = urlsplit(uri)
+    """Scheme, host and port of ``uri``, for logs: its path and query may hold a secret of its owner's.
+
+    What is no URI has none.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return ""
+    if not parts.netloc:
+        return ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
