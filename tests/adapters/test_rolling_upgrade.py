@@ -173,7 +173,8 @@ async def old_start(rig: Rig, rid: str, created_at: int) -> None:
     await execute(
         rig,
         f"INSERT INTO sessions ({_SESSION_OF_0002})"
-        " VALUES (:issuer, :rid, 'usr_alice', 'shop', '[]', '[]', 1, '[]', :created_at, :last, :last, :key, 0, :key, :created_at, false, :last, 0)",
+        " VALUES (:issuer, :rid, 'usr_alice', 'shop', '[]', '[]', 1, '[]',"
+        " :created_at, :last, :last, :key, 0, :key, :created_at, false, :last, 0)",
         issuer=ISSUER,
         rid=rid,
         created_at=created_at,
@@ -199,7 +200,8 @@ async def test_rows_of_revision_0002_read_as_what_was_so_then(rig):
     await execute(
         rig,
         "INSERT INTO clients (issuer, client_id, name, secret_hash, grant_types, audiences, scopes,"
-        " first_party, created_at) VALUES (:issuer, 'shop', 'Shop', :secret, '[\"refresh_token\"]', '[\"orders\"]',"
+        " first_party, created_at)"
+        " VALUES (:issuer, 'shop', 'Shop', :secret, '[\"refresh_token\"]', '[\"orders\"]',"
         " '[\"orders:read\"]', true, :now)",
         issuer=ISSUER,
         secret=client.secret_hash,
