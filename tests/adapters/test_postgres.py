@@ -9,10 +9,10 @@ from sqlalchemy import event, make_url, text
 from tests.adapters.postgres import PATIENT, new_store, opened, raw, waiting
 
 from mintmark.adapters.sql.ending import EndingRows
-from mintmark.adapters.sql.postgres import BOUNDS, Bounds, ServerTime, from_url
+from mintmark.adapters.sql.postgres import BOUNDS, CONNECTIONS, Bounds, ServerTime, from_url
 from mintmark.adapters.sql.schema import METADATA
 from mintmark.core.keyring import Ring
-from mintmark.core.log import denied_until
+from mintmark.core.log import JTI_A_CLIENT, JTI_A_SESSION, Admission, denied_until
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.core.sessions import EndCause, Redeem
 from mintmark.errors import ConfigurationError, StoreDamaged, StoreUnavailable
@@ -519,3 +519,63 @@ async def test_revocation_is_one_statement_that_commits_itself(rig, monkeypatch)
         assert len(executed) == 1, executed
     kinds = [entry.event.kind for entry in await read_log(rig.store)]
     assert kinds == [Kind.JTI, Kind.CLIENT, Kind.ALL, Kind.RID]
+
+
+@pytest.mark.parametrize("limit", ["session", "client"])
+async def test_revocations_that_counted_together_pass_no_limit(rig, other, limit):
+    """LOG-6, V4: all have seen one event less than the limit, and then wait for the head; one appends."""
+    session, _ = await rig.logged_in(*await rig.someone())
+    most = JTI_A_SESSION if limit == "session" else JTI_A_CLIENT
+    rid = session.rid if limit == "session" else None
+    await rig.store.revocations.head(ISSUER)
+    rows = """
+    INSERT INTO revoked_tokens SELECT issuer, 'before-' || n, $1, 'shop', $2
+    FROM log_heads, generate_series(1, $3::int) AS n
+    """
+    await other.execute(rows, rid, session.last_exp, most - 1)
+    tokens = [
+        IssuedToken(jti=Jti(f"jti-{n}"), client_id=session.client_id, rid=rid, exp=session.last_exp)
+        for n in range(CONNECTIONS)
+    ]
+    async with other.transaction():
+        await other.execute("UPDATE log_heads SET seq = seq")
+        revoking = [
+            asyncio.ensure_future(
+                rig.store.revocations.revoke_token(ISSUER, token, cause="test", timing=TIMING)
+            )
+            for token in tokens
+        ]
+        await waiting(other, len(tokens))
+    outcomes = await asyncio.gather(*revoking)
+    assert outcomes.count(Admission.APPEND) == 1
+    refused = Admission.END_SESSION if limit == "session" else Admission.REFUSE
+    assert outcomes.count(refused) == len(tokens) - 1
+    log = await read_log(rig.store)
+    assert sum(entry.event.kind is Kind.JTI for entry in log) == 1
+
+
+async def test_revocations_far_from_a_limit_do_not_make_each_other_wait_twice(rig, other):
+    """LOG-6, V1: those that waited for the head together append in one statement each."""
+    session, _ = await rig.logged_in(*await rig.someone())
+    await rig.store.revocations.head(ISSUER)
+    executed: list[str] = []
+    engine = rig.store._connections._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", lambda *said: executed.append(said[2]))
+    async with other.transaction():
+        await other.execute("UPDATE log_heads SET seq = seq")
+        revoking = [
+            asyncio.ensure_future(
+                rig.store.revocations.revoke_token(
+                    ISSUER,
+                    IssuedToken(
+                        jti=Jti(f"jti-{n}"), client_id=session.client_id, rid=None, exp=session.last_exp
+                    ),
+                    cause="test",
+                    timing=TIMING,
+                )
+            )
+            for n in range(CONNECTIONS)
+        ]
+        await waiting(other, CONNECTIONS)
+    assert set(await asyncio.gather(*revoking)) == {Admission.APPEND}
+    assert sum("revoked_tokens" in statement for statement in executed) == CONNECTIONS
