@@ -125,15 +125,31 @@ async def test_pages_join_without_gap_or_repetition(node: Surface, headers):
 
 @pytest.mark.usefixtures("short")
 async def test_pages_end_at_the_same_events_wherever_they_began(node: Surface):
-    """Whoever begins elsewhere soon reads the pages that all others read, and no page is very short."""
+    """Whoever begins elsewhere gets short pages up to a common place, and from there what all others get."""
     values = await append(node, 60)
-    starts: list[set[str]] = []
-    for first in (1, 5, 8, 17):
+    common = {page.cursor for page in await all_pages(node)}
+    for first, short_ones in ((1, 3), (5, 2), (8, 1), (10, 0), (17, 1)):
         cursor = await cursor_behind(node, values[first - 1])
         pages = await all_pages(node, cursor=cursor)
-        assert min(len(page.events) for page in pages[:-1]) >= 4
-        starts.append({page.cursor for page in pages})
-    assert len(set.intersection(*starts)) >= 3
+        assert [event.value for page in pages for event in page.events] == values[first:]
+        assert all(len(page.events) <= 3 for page in pages[:short_ones])
+        assert {page.cursor for page in pages[max(short_ones - 1, 0) :]} <= common
+
+
+@pytest.mark.usefixtures("short")
+async def test_nobody_has_long_pages_made_from_cursors_of_his_own_choice():
+    """From any place but a common one a page is one short read and not kept, however many are asked for."""
+    faults = Faults(clock=SYSTEM_CLOCK)
+    async with surface(faults=faults) as node:
+        values = await append(node, 60)
+        await until(lambda: node.services.feed.heartbeat().cursor.seq == 60)
+        cursors = [await cursor_behind(node, value) for value in values[:40] if value[-1] != "9"]
+        before = faults.calls["revocations.read"]
+        for cursor in cursors:
+            answer = await node.http.get("/revocations", params={"after": cursor})
+            assert len(answer.json()["events"]) <= 3
+        assert faults.calls["revocations.read"] - before == len(cursors)
+        assert not node.services.feed.segments._kept
 
 
 @pytest.mark.usefixtures("short")

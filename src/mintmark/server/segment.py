@@ -4,6 +4,9 @@ A page that is not the log's last never has to change: whatever is appended come
 of it does no harm. So it may be kept, here and by every HTTP cache, for a while. Pages end where the number
 of an entry reaches a multiple of :data:`SEGMENT`, wherever they began, so that readers who begin at different
 times soon ask for the same ones.
+
+Only pages that begin where others ended are long. Whoever comes with any other cursor gets a short one, up to
+the next of those places: else anybody could have long pages made without end, and crowd out who needs one.
 """
 
 import asyncio
@@ -34,6 +37,7 @@ _WITHIN: Final = 0.75
 """Seconds after which a page ends as it is: the store may be slow, and the reader can go on from there."""
 _SKEW: Final = 60
 _KEPT_BYTES: Final = 48 * 1024 * 1024
+_ENDS: Final = 4_096
 _AT_ONCE: Final = 2
 """Pages that are put together at the same time; whoever waits may find his made."""
 
@@ -69,6 +73,8 @@ class Segments:
         self._clock = clock
         self._kept: dict[tuple[Cursor | None, Form], _Kept] = {}
         self._bytes = 0
+        # Where pages ended: an entry at a multiple may have expired, and then it was one before it.
+        self._ends: dict[Cursor, None] = {}
         self._building = asyncio.Semaphore(_AT_ONCE)
         self._epoch = 0
 
@@ -82,9 +88,12 @@ class Segments:
         if isinstance(read, CursorGone):
             return read
         writer = _Writer(self._issuer, read, form)
+        # What nearly everybody asks for, and what anybody may: none of them waits for those who read all.
         if read.complete:
-            # What nearly everybody asks for: nobody waits for those who read all.
             return writer.last(read, unwritten=read.entries)
+        if not self._is_common(after):
+            writer.take(read.entries, least=0)
+            return writer.closed(read.now)
         async with self._building:
             # Somebody else may have made it meanwhile.
             return self._look(after, form) or await self._build(after, writer, read, epoch)
@@ -93,14 +102,19 @@ class Segments:
         """The log is another one: keep nothing of what it was."""
         self._epoch += 1
         self._kept.clear()
+        self._ends.clear()
         self._bytes = 0
+
+    def _is_common(self, after: Cursor | None) -> bool:
+        """Whether readers of all of the log come by this place."""
+        return after is None or after.seq % SEGMENT == 0 or after in self._ends
 
     async def _build(
         self, after: Cursor | None, writer: "_Writer", read: LogPage, epoch: int
     ) -> Segment | CursorGone:
         began = self._clock.monotonic()
         now = read.now
-        while not writer.take(read.entries):
+        while not writer.take(read.entries, least=LEAST):
             if read.complete:
                 return writer.last(read, unwritten=())
             if writer.size >= _MAX_BYTES or self._clock.monotonic() - began >= _WITHIN:
@@ -111,9 +125,16 @@ class Segments:
                 break
             read, now = following, following.now
         segment = writer.closed(now)
+        if epoch == self._epoch:
+            self._note_end(writer.end)
         if segment.max_age and epoch == self._epoch:
             self._keep(after, writer.form, segment)
         return segment
+
+    def _note_end(self, cursor: Cursor) -> None:
+        self._ends[cursor] = None
+        if len(self._ends) > _ENDS:
+            del self._ends[next(iter(self._ends))]
 
     def _look(self, after: Cursor | None, form: Form) -> Segment | None:
         found = self._kept.get((after, form))
@@ -152,9 +173,9 @@ class _Writer:
         self._count = 0
         self._newest: LogEntry | None = None
 
-    def take(self, entries: tuple[LogEntry, ...]) -> bool:
-        """Write ``entries`` up to where the page ends; whether it does."""
-        end = self._end(entries)
+    def take(self, entries: tuple[LogEntry, ...], *, least: int) -> bool:
+        """Write ``entries`` up to where a page of ``least`` ends; whether it does."""
+        end = self._end(entries, least)
         taken = entries if end is None else entries[:end]
         self._write(entry.event for entry in taken)
         if taken:
@@ -169,16 +190,25 @@ class _Writer:
 
     def closed(self, now: NumericDate) -> Segment:
         """A page with more behind it, as it is at the store's time ``now``."""
-        newest = self._newest
-        if newest is None:
-            raise RuntimeError("a page with more behind it holds an entry")
+        newest = self._last
         # The reader goes on from its last entry, which the log keeps no longer than until that expires.
         left = newest.event.expires_at - now - _SKEW
         return self._segment(
-            newest.cursor, complete=False, at=newest.at, max_age=Seconds(max(0, min(MAX_AGE, left)))
+            self.end, complete=False, at=newest.at, max_age=Seconds(max(0, min(MAX_AGE, left)))
         )
 
-    def _end(self, entries: tuple[LogEntry, ...]) -> int | None:
+    @property
+    def end(self) -> Cursor:
+        """The cursor behind what was taken."""
+        return self._last.cursor
+
+    @property
+    def _last(self) -> LogEntry:
+        if self._newest is None:
+            raise RuntimeError("a page with more behind it holds an entry")
+        return self._newest
+
+    def _end(self, entries: tuple[LogEntry, ...], least: int) -> int | None:
         """The place in ``entries`` of the first that is another page's."""
         if not entries:
             return None
@@ -186,7 +216,7 @@ class _Writer:
         if _number(before) == _number(entries[-1]):
             return None
         for place, entry in enumerate(entries):
-            if _number(entry) != _number(before) and self._count + place >= LEAST:
+            if _number(entry) != _number(before) and self._count + place >= least:
                 return place
             before = entry
         return None
