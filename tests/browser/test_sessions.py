@@ -6,13 +6,16 @@ the check of its origin keeps a foreign one out.
 
 import contextlib
 import http.server
+import re
+import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 from tests.chromium import PATIENCE, chromium
 from tests.cluster.running import PASSWORD, RunningNode
 
@@ -22,6 +25,9 @@ from mintmark.units import Issuer
 # A browser and a node on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "how-to"
+LOG_IN_PAGE = (DOCS / "log-in-from-a-browser.md").read_text("utf-8")
+SESSIONS_PAGE = (DOCS / "see-and-end-sessions.md").read_text("utf-8")
 BLOCKED = "blocked"
 FETCH = """
 async ([method, url, body, type, mode]) => {
@@ -72,19 +78,24 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A node with the user ada and the client ``web``, whose pages are at ``app``."""
+    """A node with the user ada and the client ``web`` as the documentation adds it, with pages at ``app``."""
     node = RunningNode(tmp_path_factory.mktemp("browser"))
     try:
         with page_server() as app, page_server() as evil:
             node.add_user_and_client()
-            node.add(
-                "clients", "add", "Web", "--client-id", "web", "--public", "--first-party",
-                "--audience", "orders", "--scope", "orders:read", "--origin", app,
-            )  # fmt: skip
+            [command] = re.findall(r"\n\$ mintmark (clients add .*)\n", LOG_IN_PAGE)
+            node.add(*shlex.split(command.replace("https://app.example.com", app)))
             node.start().until_ready()
             yield Site(node, app, evil)
     finally:
         node.end()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests here; each has contexts of its own, which share no cookies."""
+    with chromium() as running:
+        yield running
 
 
 @dataclass
@@ -130,13 +141,13 @@ def kept(context: BrowserContext, node: RunningNode) -> list[str]:
     return [str(one.get("value")) for one in cookies if (one.get("name"), one.get("domain")) == wanted]
 
 
-def test_page_logs_in_refreshes_lists_ends_and_logs_out(site: Site):
+def test_page_logs_in_refreshes_lists_ends_and_logs_out(site: Site, browser: Browser):
     """With two tabs and a second browser, and no script ever sees the refresh token (RV1, RV2).
 
     Chromium takes the __Host- cookie from http on this machine, which is what people develop on (CK1).
     """
     node = site.node
-    with chromium() as browser, browser.new_context() as here, browser.new_context() as there:
+    with browser.new_context() as here, browser.new_context() as there:
         one = tab_at(here, site.app, node)
         session = one.log_in()
         assert "refresh_token" not in session
@@ -186,10 +197,10 @@ def test_page_logs_in_refreshes_lists_ends_and_logs_out(site: Site):
     assert not node.events("session.stolen")
 
 
-def test_foreign_page_can_do_none_of_it(site: Site):
+def test_foreign_page_can_do_none_of_it(site: Site, browser: Browser):
     """Another origin's page reads and changes nothing, by fetch, blind fetch or form (CK4, JM5)."""
     node = site.node
-    with chromium() as browser, browser.new_context() as context:
+    with browser.new_context() as context:
         ours = tab_at(context, site.app, node)
         session = ours.log_in()
         before = kept(context, node)
@@ -234,3 +245,35 @@ def test_foreign_page_can_do_none_of_it(site: Site):
         assert [row["rid"] for row in ours.sessions()] == [session["rid"]]
         assert ours.refresh()[0] == 200
         assert ours.fetch("DELETE", "/v1/sessions/current")[0] == 204
+
+
+def script_of(page: str, name: str) -> str:
+    """The script that a page of the documentation shows between the marks ``name``."""
+    found = re.search(rf"(?s)<!-- {name} -->\n```js\n(.*?)```\n<!-- /{name} -->", page)
+    assert found is not None, name
+    return found[1]
+
+
+def test_scripts_of_the_documentation_do_what_they_say(site: Site, browser: Browser):
+    """A page with just these scripts logs in, refreshes, shows its sessions, ends others and logs out."""
+    script = script_of(LOG_IN_PAGE, "session") + script_of("see-and-end-sessions.md", "sessions")
+    with browser.new_context() as here, browser.new_context() as there:
+        pages = [tab_at(context, site.app, site.node).page for context in (here, there)]
+        for page in pages:
+            page.add_script_tag(content=script.replace("https://auth.example.com", site.node.url))
+            assert page.evaluate("refresh()") is False
+            assert page.evaluate("logIn('ada', 'wrong')") is False
+            assert page.evaluate(f"logIn('ada', '{PASSWORD}')") is True
+            assert page.evaluate("refresh()") is True
+            assert page.evaluate("accessToken.split('.').length") == 3
+        one, other = pages
+        listed = one.evaluate("sessions()")
+        assert [row["current"] for row in listed].count(True) == 1
+        assert one.evaluate("sessions().then(all => shown(all[0]).textContent)").startswith("Mozilla/5.0")
+        away = next(row["rid"] for row in listed if not row["current"])
+        one.evaluate(f"endSession('{away}')")
+        assert other.evaluate("refresh()") is False
+        assert one.evaluate("endOthers()") == 0
+        one.evaluate("logOut()")
+        assert one.evaluate("refresh()") is False
+        one.evaluate("logOut()")

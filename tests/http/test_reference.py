@@ -9,11 +9,13 @@ import httpx2
 import pytest
 from starlette.routing import Route
 from tests.http.asking import own_token
-from tests.http.surface import PASSWORD, SECRET, Surface
+from tests.http.browser import add_web_clients, browser_at
+from tests.http.surface import PASSWORD, SECRET, Surface, password_hash, user
 
 from mintmark.core.revocation import Kind
 from mintmark.errors import OAuthError
 from mintmark.http import stream
+from mintmark.http.cookie import SessionCookie
 from mintmark.http.endpoint import ANSWER_WITHIN
 from mintmark.http.guard import MAX_HEADER_BYTES, MAX_URL
 from mintmark.http.protocol import HEAD_WITHIN
@@ -88,6 +90,12 @@ async def test_example_is_answered_as_the_page_says(node: Surface, command, stat
     gone = await node.log_in()
     await node.log_out(gone["access_token"])
     tokens = await node.log_in()
+    for_us = (await node.refresh(tokens["refresh_token"], audience=node.issuer)).json()
+    await add_web_clients(node)
+    # Of another user, so that the list of this one stays as the page has it.
+    await node.store.directory.add_user(user(password_hash(), name="bob"))
+    async with browser_at(node) as browser:
+        await browser.log_in(username="bob")
     answer = await call(
         node,
         command,
@@ -96,6 +104,8 @@ async def test_example_is_answered_as_the_page_says(node: Surface, command, stat
             "PASSWORD": PASSWORD,
             "REFRESH_TOKEN": tokens["refresh_token"],
             "ACCESS_TOKEN": tokens["access_token"],
+            "ISSUER_TOKEN": for_us["access_token"],
+            "COOKIE": f"{SessionCookie(node.issuer).name}={browser.cookie}",
             "SERVICE_TOKEN": await own_token(node),
         },
     )
