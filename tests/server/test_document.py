@@ -115,3 +115,17 @@ def test_discovery_names_the_issuer_byte_for_byte_and_everything_under_it():
         "mintmark_feed_stream",
     }
     assert all(url == ISSUER or url.startswith(ISSUER + "/") for url in urls.values())
+
+
+def test_discovery_says_that_clients_are_told_of_logouts():
+    """OIDC Back-Channel Logout 1.0 s.2.1: it is supported, with the session in every logout token."""
+    found = msgspec.json.decode(
+        document.discovery(
+            Ring(issuer=ISSUER),
+            configured=Algorithm.RS256,
+            grant_types=("refresh_token",),
+            max_age=Seconds(1),
+        ).body
+    )
+    assert found["backchannel_logout_supported"] is True
+    assert found["backchannel_logout_session_supported"] is True

@@ -1,4 +1,4 @@
-"""What the control process does for one issuer: agree on timing, rotate keys, publish them, prune rows.
+"""What the control process does for one issuer: rotate and publish keys, prune rows, tell relying parties.
 
 Each issuer of a node has its own, beside the others': the rows of one may be damaged, its public URL may not
 answer, and the others go on.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mintmark.adapters.doorway import TcpDoorway
+from mintmark.adapters.relying_parties import HttpRelyingParties
 from mintmark.core.algorithm import Algorithm
 from mintmark.core.events import EventName
 from mintmark.core.key import KeyKind, KeyMode
@@ -29,6 +30,7 @@ from mintmark.ports.signer import Signer, SignerControl
 from mintmark.ports.store import Store
 from mintmark.server.agreement import agree, beside
 from mintmark.server.audit import Audit
+from mintmark.server.backchannel import Backchannel
 from mintmark.server.document import JWKS_PATH, discovery, path_of
 from mintmark.server.peering import Peering
 from mintmark.server.peers import Peers
@@ -39,7 +41,8 @@ from mintmark.server.ring import RingFollower
 from mintmark.server.rotation import Rotation
 from mintmark.server.setting import PEER
 from mintmark.server.settings import Settings, working_by
-from mintmark.system import SYSTEM_CLOCK
+from mintmark.server.signing import Signing
+from mintmark.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from mintmark.units import Issuer, NodeId
 
 _ROUND: Final = 1.0
@@ -197,6 +200,19 @@ class Upkeep:
                 one_machine=settings.store.startswith("sqlite:"),
             ),
         )
+        self._backchannel = Backchannel(
+            charge.issuer,
+            node=node,
+            outbox=charge.store.outbox,
+            ring=self._ring,
+            signing=Signing(node=node, ring=self._ring, signer=signing),
+            parties=HttpRelyingParties(),
+            bus=charge.bus,
+            clock=SYSTEM_CLOCK,
+            entropy=SYSTEM_ENTROPY,
+            timing=settings.timing,
+            audit=self.audit,
+        )
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the node does; none ends by itself, but for what must end the node."""
@@ -204,6 +220,7 @@ class Upkeep:
             self._lasting("rotation", self._rotate),
             self._lasting("pruning", self._prune),
             self._lasting("revocations", self._finish_revocations),
+            self._lasting("backchannel", self._backchannel.run),
             self._lasting("key ring", self._ring.run),
             self._lasting("peers", self._stay_in_touch),
             *(

@@ -97,6 +97,8 @@ def discovery(
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": signed_with,
             "access_token_signing_alg_values_supported": signed_with,
+            "backchannel_logout_supported": True,
+            "backchannel_logout_session_supported": True,
             "mintmark_sessions": issuer + "/v1/sessions",
             "mintmark_feed": issuer + FEED_PATH,
             "mintmark_feed_stream": issuer + STREAM_PATH,
