@@ -256,7 +256,7 @@ def script_of(page: str, name: str) -> str:
 
 def test_scripts_of_the_documentation_do_what_they_say(site: Site, browser: Browser):
     """A page with just these scripts logs in, refreshes, shows its sessions, ends others and logs out."""
-    script = script_of(LOG_IN_PAGE, "session") + script_of("see-and-end-sessions.md", "sessions")
+    script = script_of(LOG_IN_PAGE, "session") + script_of(SESSIONS_PAGE, "sessions")
     with browser.new_context() as here, browser.new_context() as there:
         pages = [tab_at(context, site.app, site.node).page for context in (here, there)]
         for page in pages:
