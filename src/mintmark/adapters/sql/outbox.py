@@ -19,7 +19,7 @@ from sqlalchemy import (
 from mintmark.adapters.sql.database import Database
 from mintmark.adapters.sql.schema import clients, logout_notices
 from mintmark.ports.outbox import LogoutNotice
-from mintmark.units import Issuer, NodeId, Seconds
+from mintmark.units import Issuer, NodeId, Rid, Seconds
 
 _EXPIRED_AT_ONCE = 500
 
@@ -106,12 +106,13 @@ class OutboxRows:
         )
         free = or_(_columns.claimed_until.is_(None), _columns.claimed_until <= now)
         over = or_(~_LISTENING, and_(_columns.expires_at <= now, free))
-        found = select(_columns.rid).where(_columns.issuer == bindparam("of"), over).limit(_EXPIRED_AT_ONCE)
+        self._over = (
+            select(_columns.rid).where(_columns.issuer == bindparam("of"), over).limit(_EXPIRED_AT_ONCE)
+        )
         self._expire = (
             delete(logout_notices)
             .where(
-                _columns.issuer == bindparam("of"),
-                _columns.rid.in_(found.with_for_update(skip_locked=True)),
+                _columns.issuer == bindparam("of"), _columns.rid.in_(bindparam("rids", expanding=True)), over
             )
             .returning(*_SHOWN, _URI.label("uri"))
         )
@@ -133,9 +134,16 @@ class OutboxRows:
         asked = {"of": notice.issuer, "which": notice.rid, "node": node, "span": span}
         return connection.execute(self._postpone, {**asked, **self._time.parameters()}).rowcount == 1
 
-    def expire(self, connection: Connection, issuer: Issuer) -> tuple[LogoutNotice, ...]:
-        """As the port's."""
-        gone = connection.execute(self._expire, {"of": issuer, **self._time.parameters()}).all()
+    def over(self, connection: Connection, issuer: Issuer) -> tuple[Rid, ...]:
+        """Some of those that can go."""
+        return tuple(connection.execute(self._over, {"of": issuer, **self._time.parameters()}).scalars())
+
+    def expire(
+        self, connection: Connection, issuer: Issuer, rids: tuple[Rid, ...]
+    ) -> tuple[LogoutNotice, ...]:
+        """Remove those of ``rids`` that can go; those of them that somebody was still to be told of."""
+        asked = {"of": issuer, "rids": rids, **self._time.parameters()}
+        gone = connection.execute(self._expire, asked).all()
         return tuple(_notice(row) for row in gone if row.uri is not None)
 
     def pending(self, connection: Connection, issuer: Issuer) -> int:
@@ -180,8 +188,14 @@ class SqlOutbox:
         return await self._database.write(lambda c: self._rows.postpone(c, notice, node, span), single=True)
 
     async def expire(self, issuer: Issuer) -> tuple[LogoutNotice, ...]:
-        """Remove what has expired; those."""
-        return await self._database.write(lambda c: self._rows.expire(c, issuer), single=True)
+        """Remove what has expired; those.
+
+        All are looked through, outside any writing transaction, and those that were found judged again.
+        """
+        found = await self._database.read(lambda c: self._rows.over(c, issuer), single=True)
+        if not found:
+            return ()
+        return await self._database.write(lambda c: self._rows.expire(c, issuer, found), single=True)
 
     async def pending(self, issuer: Issuer) -> int:
         """How many wait."""
