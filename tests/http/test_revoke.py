@@ -112,6 +112,18 @@ async def test_token_of_a_key_that_this_node_has_not_read_yet_is_revoked(node: S
     assert await events(node) == [("jti", claims_of(good)["jti"])]
 
 
+@pytest.mark.parametrize("kind", ["access_token", "refresh_token"])
+async def test_readers_of_the_log_are_woken(node: Surface, kind):
+    """Whoever follows the log hears of the event at once, and not when he next looks."""
+    tokens = await node.log_in()
+    woken = node.bus.subscribe()
+    assert (await revoke(node, tokens[kind])).status_code == 200
+    assert await woken.wait(0)
+    assert (await revoke(node, tokens[kind])).status_code == 200
+    assert not await woken.wait(0)
+    woken.close()
+
+
 # --- what changes nothing ------------------------------------------------------------------------
 
 
