@@ -127,7 +127,7 @@ async def test_service_in_its_own_name_gets_no_token_for_the_issuer(node: Surfac
 
 @pytest.mark.parametrize("ending", ["expired", "ended", "disabled", "locked", "revoked", "client revoked"])
 async def test_token_that_is_over_is_refused(node: Surface, ending):
-    """Unlike log-out, this asks for a token that is good now: expired, revoked or ended it is 401 (AD5)."""
+    """Unlike log-out, this asks for a token that is good now: expired, revoked or ended it is 401."""
     tokens, other = await node.log_in(audience=ISSUER), await node.log_in(audience=ISSUER)
     directory, timing = node.store.directory, node.services.timing
     match ending:
