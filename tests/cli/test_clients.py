@@ -132,6 +132,20 @@ def test_address_that_nobody_may_be_told_at_is_refused(cli, uri):
     assert kept(cli, "shop") is None
 
 
+def test_address_of_a_client_can_be_changed_and_taken_away(cli):
+    """`clients set` replaces it by another good one, and an empty one ends it."""
+    cli.ok("clients", "add", "Shop", "--client-id", "shop", "--audience", "orders")
+    uri = "https://shop.example.com/logout"
+    changed = cli.ok("clients", "set", "shop", "--backchannel-logout-uri", uri)
+    assert changed["backchannel_logout_uri"] == kept(cli, "shop").backchannel_logout_uri == uri
+    for wrong in ("http://shop.example.com/", "https://shop.example.com/#x"):
+        assert cli("clients", "set", "shop", "--backchannel-logout-uri", wrong).status != 0
+    assert kept(cli, "shop").backchannel_logout_uri == uri
+    assert "backchannel_logout_uri" not in cli.ok("clients", "set", "shop", "--backchannel-logout-uri", "")
+    assert kept(cli, "shop").backchannel_logout_uri is None
+    assert cli("clients", "set", "nobody", "--backchannel-logout-uri", uri).status != 0
+
+
 def test_grants_follow_the_kind_of_client(cli):
     """Without --grant a first-party client may refresh, and another one with a secret may ask for itself."""
     assert cli.ok("clients", "add", "a", "--audience", "x")["grant_types"] == ["client_credentials"]

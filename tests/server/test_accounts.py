@@ -18,9 +18,9 @@ from mintmark.core.sessions import SessionStart
 from mintmark.core.timing import Timing
 from mintmark.errors import Conflict, NotFound
 from mintmark.ports.passwords import PasswordCheck
+from mintmark.server.account_value import AccountRefused
 from mintmark.server.accounts import (
     MAX_PASSWORD_BYTES,
-    AccountRefused,
     Accounts,
     check_password,
     generate_password,

@@ -128,6 +128,12 @@ class MemoryDirectory:
             client = self._registered(issuer, client_id)
             self._data.clients[issuer, client_id] = replace(client, secret_hash=secret_hash)
 
+    async def set_backchannel_logout_uri(self, issuer: Issuer, client_id: ClientId, uri: str | None) -> None:
+        """Change where the client is told of ended sessions."""
+        async with self._shared.transaction():
+            client = self._registered(issuer, client_id)
+            self._data.clients[issuer, client_id] = replace(client, backchannel_logout_uri=uri)
+
     def _registered(self, issuer: Issuer, client_id: ClientId) -> Client:
         client = self._data.clients.get((issuer, client_id))
         if client is None:

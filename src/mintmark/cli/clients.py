@@ -131,6 +131,29 @@ async def list_clients(*, given: Given) -> None:
     )
 
 
+@app.command(name="set")
+async def change(
+    client_id: ClientId,
+    /,
+    *,
+    backchannel_logout_uri: Annotated[
+        str,
+        Parameter(help="Where it is told of each session of its that ended, from now on; empty: nowhere."),
+    ],
+    given: Given,
+) -> None:
+    """Change where a client is told of logouts; what it was not told yet goes there too."""
+    async with given.open() as opened:
+        client = await opened.accounts.tell_client(client_id, backchannel_logout_uri or None)
+    told = client.backchannel_logout_uri
+    given.output.answer(
+        _document(client),
+        f"Client {client_id} is told of logouts at {origin_of(told)}."
+        if told
+        else f"Client {client_id} is told of no logouts.",
+    )
+
+
 @app.command
 async def rotate_secret(client_id: ClientId, /, *, given: Given) -> None:
     """Give a client another secret, and show it once; the old one is refused from then on."""

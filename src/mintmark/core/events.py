@@ -93,6 +93,7 @@ class EventName(StrEnum):
     USER_UNLOCKED = "user.unlocked"
     PASSWORD_CHANGED = "password.changed"  # noqa: S105 - the name of an event
     CLIENT_ADDED = "client.added"
+    CLIENT_CHANGED = "client.changed"
     CLIENT_REMOVED = "client.removed"
     CLIENT_SECRET_ROTATED = "client_secret.rotated"  # noqa: S105 - the name of an event
 

@@ -73,6 +73,10 @@ class Directory(Protocol):
         """Replace the secret: the old one is refused from the moment this returns."""
         ...
 
+    async def set_backchannel_logout_uri(self, issuer: Issuer, client_id: ClientId, uri: str | None) -> None:
+        """Change where the client is told of ended sessions, of earlier ones too; None: nowhere."""
+        ...
+
     async def remove_client(self, issuer: Issuer, client_id: ClientId, *, timing: Timing) -> int:
         """Remove it, and end every session of its; how many it ended."""
         ...

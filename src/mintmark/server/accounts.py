@@ -12,15 +12,23 @@ from urllib.parse import urlsplit
 from mintmark.core import base64url, directory
 from mintmark.core.directory import LOCKED_FOR_GOOD, USER_PREFIX, Client, User
 from mintmark.core.events import EventName
-from mintmark.core.logout_token import check_uri
 from mintmark.core.minting import ID_BYTES, random_id
 from mintmark.core.sessions import EndCause, Session
 from mintmark.core.timing import Timing
-from mintmark.errors import Conflict, InvalidScope, NotFound, RequestError
-from mintmark.grants import GRANTS
+from mintmark.errors import Conflict, NotFound
 from mintmark.ports.clock import Entropy
 from mintmark.ports.passwords import PasswordHasher
 from mintmark.ports.store import Store
+from mintmark.server.account_value import (
+    AccountRefused,
+    audiences_of,
+    client_name,
+    grant_types_of,
+    logout_uri,
+    origins_of,
+    scopes_of,
+    served_of,
+)
 from mintmark.server.audit import Audit
 from mintmark.server.setting import shown
 from mintmark.units import ClientId, Issuer, NumericDate, Rid, Seconds, Sub
@@ -37,22 +45,10 @@ _BEYOND: Final = 8
 _LONG_WORD: Final = 4
 """Shorter words occur in any text, so that finding one says nothing."""
 _SECRET_BYTES: Final = 32
-_MAX_NAME: Final = 100
-_MAX_AUDIENCE: Final = 255
 # 32 characters that nobody takes for each other; a byte's low five bits choose one without bias.
 _ALPHABET: Final = "abcdefghijkmnpqrstuvwxyz23456789"
 _GROUPS: Final = 5
 _GROUP: Final = 5
-
-
-class AccountRefused(RequestError):
-    """A value that no account here may have; ``field`` names it, ``reason`` says why, and neither holds it
-    where it is a secret."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -100,7 +96,7 @@ class Accounts:
         """
         username = _username(name)
         check_password(password, username=username, issuer=self._issuer)
-        granted = _scopes(scopes)
+        granted = scopes_of(scopes)
         if await self._store.directory.user_named(self._issuer, username) is not None:
             raise _taken(username)
         hashed = await self._passwords.hash(password)
@@ -216,17 +212,17 @@ class Accounts:
         client = Client(
             issuer=self._issuer,
             client_id=checked_id,
-            name=_client_name(name),
+            name=client_name(name),
             secret_hash=None if secret is None else hash_secret(secret),
-            grant_types=_grant_types(grant_types, public=public, first_party=first_party) if asks else (),
-            audiences=_audiences(audiences) if asks else (),
-            scopes=_scopes(scopes),
+            grant_types=grant_types_of(grant_types, public=public, first_party=first_party) if asks else (),
+            audiences=audiences_of(audiences) if asks else (),
+            scopes=scopes_of(scopes),
             first_party=first_party,
-            origins=_origins(origins, first_party=first_party),
+            origins=origins_of(origins, first_party=first_party),
             created_at=await self._store.now(),
             rotates_refresh=rotates_refresh,
-            backchannel_logout_uri=_logout_uri(backchannel_logout_uri),
-            serves=_served(serves, public=public),
+            backchannel_logout_uri=logout_uri(backchannel_logout_uri),
+            serves=served_of(serves, public=public),
         )
         try:
             await self._store.directory.add_client(client)
@@ -251,6 +247,20 @@ class Accounts:
         await self._store.directory.set_client_secret(self._issuer, client.client_id, hash_secret(secret))
         self._audit.record(EventName.CLIENT_SECRET_ROTATED, client_id=client.client_id)
         return secret
+
+    async def tell_client(self, client_id: str, uri: str | None) -> Client:
+        """The client, which is told of ended sessions at ``uri`` from now on; None: nowhere.
+
+        What it was not told yet of earlier ones goes there too. Raises NotFound, and AccountRefused for a URI
+        that is none.
+        """
+        client = await self._client(client_id)
+        changed = replace(client, backchannel_logout_uri=logout_uri(uri))
+        await self._store.directory.set_backchannel_logout_uri(
+            self._issuer, client.client_id, changed.backchannel_logout_uri
+        )
+        self._audit.record(EventName.CLIENT_CHANGED, client_id=client.client_id)
+        return changed
 
     async def remove_client(self, client_id: str) -> int:
         """How many sessions ended with the client. Raises NotFound."""
@@ -363,72 +373,3 @@ def _username(name: str) -> str:
 
 def _taken(username: str) -> Conflict:
     return Conflict(f'there is a user "{shown(username)}" already')
-
-
-def _scopes(scopes: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        return directory.parse_scope(" ".join(scopes))
-    except InvalidScope:
-        raise AccountRefused(
-            "scope", "a scope has printable ASCII characters without quotes and backslashes, at most 128"
-        ) from None
-
-
-def _client_name(name: str) -> str:
-    if not 1 <= len(name) <= _MAX_NAME or not name.isprintable() or not name.strip():
-        raise AccountRefused("client_name", f"a client's name has 1 to {_MAX_NAME} printable characters")
-    return name
-
-
-def _logout_uri(uri: str | None) -> str | None:
-    try:
-        return None if uri is None else check_uri(uri)
-    except ValueError as error:
-        raise AccountRefused("backchannel_logout_uri", str(error)) from None
-
-
-def _audiences(audiences: tuple[str, ...]) -> tuple[str, ...]:
-    if not audiences:
-        raise AccountRefused("audience", "a client has at least one audience: what its tokens are for")
-    return _services(audiences, "audience")
-
-
-def _served(audiences: tuple[str, ...], *, public: bool) -> tuple[str, ...]:
-    if audiences and public:
-        raise AccountRefused("serves", "only a client with a secret is told about tokens")
-    return _services(audiences, "serves")
-
-
-def _services(names: tuple[str, ...], field: str) -> tuple[str, ...]:
-    for name in names:
-        if not 1 <= len(name) <= _MAX_AUDIENCE or not name.isascii() or not name.isprintable():
-            raise AccountRefused(field, f"an audience has 1 to {_MAX_AUDIENCE} printable ASCII characters")
-        # A wildcard is a name like any other to a verifier, but not to whoever wrote it (RFC 9700 s.2.3).
-        if " " in name or "*" in name:
-            raise AccountRefused(field, "an audience names one service, without spaces and wildcards")
-    return tuple(dict.fromkeys(names))
-
-
-def _origins(origins: tuple[str, ...], *, first_party: bool) -> tuple[str, ...]:
-    if origins and not first_party:
-        raise AccountRefused("origin", "only the pages of a first-party client keep sessions in a cookie")
-    try:
-        return tuple(dict.fromkeys(directory.check_origin(origin) for origin in origins))
-    except ValueError as error:
-        raise AccountRefused("origin", str(error)) from None
-
-
-def _grant_types(asked: tuple[str, ...], *, public: bool, first_party: bool) -> tuple[str, ...]:
-    if not asked:
-        if public and not first_party:
-            raise AccountRefused("grant_type", "a public client that is not first-party needs a grant")
-        return ("refresh_token",) if first_party else ("client_credentials",)
-    for name in asked:
-        grant = GRANTS.get(name)
-        if grant is None:
-            raise AccountRefused(
-                "grant_type", f'there is no grant "{shown(name)}"; there are {" and ".join(sorted(GRANTS))}'
-            )
-        if public and grant.confidential_only:
-            raise AccountRefused("grant_type", f"{name} is for clients with a secret")
-    return tuple(dict.fromkeys(asked))

@@ -67,6 +67,11 @@ _SET_SECRET = (
     .where(clients.c.issuer == bindparam("of"), clients.c.client_id == bindparam("which"))
     .values(secret_hash=bindparam("new_hash"))
 )
+_SET_LOGOUT_URI = (
+    update(clients)
+    .where(clients.c.issuer == bindparam("of"), clients.c.client_id == bindparam("which"))
+    .values(backchannel_logout_uri=bindparam("uri"))
+)
 _REMOVE = delete(clients).where(
     clients.c.issuer == bindparam("of"), clients.c.client_id == bindparam("which")
 )
@@ -232,6 +237,12 @@ class SqlDirectory:
         """Replace the secret."""
         change = {"of": issuer, "which": client_id, "new_hash": secret_hash}
         if await self._database.write(lambda c: c.execute(_SET_SECRET, change).rowcount, single=True) == 0:
+            raise NotFound(_NO_CLIENT)
+
+    async def set_backchannel_logout_uri(self, issuer: Issuer, client_id: ClientId, uri: str | None) -> None:
+        """Change where the client is told of ended sessions."""
+        change = {"of": issuer, "which": client_id, "uri": uri}
+        if await self._database.write(lambda c: c.execute(_SET_LOGOUT_URI, change).rowcount, single=True) == 0:
             raise NotFound(_NO_CLIENT)
 
     async def remove_client(self, issuer: Issuer, client_id: ClientId, *, timing: Timing) -> int:

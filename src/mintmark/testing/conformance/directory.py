@@ -178,6 +178,11 @@ class DirectoryConformance:
         await directory.set_client_secret(ISSUER, shop.client_id, bytes(range(32)))
         assert await directory.client(ISSUER, shop.client_id) == replace(shop, secret_hash=bytes(range(32)))
         assert await directory.client(ISSUER, till.client_id) == till
+        uri = "https://till.example.com/logout"
+        await directory.set_backchannel_logout_uri(ISSUER, till.client_id, uri)
+        assert await directory.client(ISSUER, till.client_id) == replace(till, backchannel_logout_uri=uri)
+        await directory.set_backchannel_logout_uri(ISSUER, till.client_id, None)
+        assert await directory.client(ISSUER, till.client_id) == replace(till, backchannel_logout_uri=None)
         until = NumericDate(rig.clock.now() + 60)
         await directory.lock_user(ISSUER, bob.sub, until)
         assert await directory.user(ISSUER, bob.sub) == replace(bob, locked_until=until)
@@ -196,6 +201,7 @@ class DirectoryConformance:
             lambda: directory.lock_user(ISSUER, nobody, NumericDate(1)),
             lambda: directory.lock_user(ISSUER, nobody, None),
             lambda: directory.set_client_secret(ISSUER, nothing, bytes(32)),
+            lambda: directory.set_backchannel_logout_uri(ISSUER, nothing, None),
             lambda: directory.remove_client(ISSUER, nothing, timing=TIMING),
         ]
         for change in changes:

@@ -79,6 +79,9 @@ def _operations(rig: Rig, store: Store) -> dict[str, Callable[[], Awaitable[obje
         "directory.client": lambda: users.client(ISSUER, _CLIENT),
         "directory.clients": lambda: users.clients(ISSUER),
         "directory.set_client_secret": lambda: users.set_client_secret(ISSUER, _CLIENT, bytes(32)),
+        "directory.set_backchannel_logout_uri": lambda: users.set_backchannel_logout_uri(
+            ISSUER, _CLIENT, None
+        ),
         "directory.remove_client": lambda: users.remove_client(ISSUER, _CLIENT, timing=TIMING),
     }
 
