@@ -200,8 +200,9 @@ revoked_tokens: Final = Table(
     Column("client_id", Text, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     PrimaryKeyConstraint("issuer", "jti"),
-    Index(None, "issuer", "rid"),
-    Index(None, "issuer", "client_id"),
+    # With the time in them, or SQLite would look through all that live for those of one client.
+    Index(None, "issuer", "rid", "expires_at"),
+    Index(None, "issuer", "client_id", "expires_at"),
     Index(None, "issuer", "expires_at"),
 )
 

@@ -1,6 +1,7 @@
 """The clauses of :mod:`mintmark.ports.revocations`, one test each; every store runs all of them."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,45 @@ class LogConformance:
         await writing
         assert followed[0] == followed[1]
         assert sorted(followed[0]) == sorted(f"{w}-{n}{x}" for w in range(4) for n in range(10) for x in "ab")
+
+    async def test_whatever_appends_at_once_is_followed_without_a_gap(self, rig: Rig) -> None:
+        """LOG-1, V1: logouts and revocations of every kind on two stores, each with one entry, in order."""
+        stores = [rig.store, await rig.peer()]
+        user, client = await rig.someone()
+        started = [(await rig.logged_in(user, client))[0] for _ in range(10)]
+        until = started[0].last_exp
+        for n in range(5):
+            await rig.added_client(f"gone-{n}")
+        appending: list[Awaitable[object]] = []
+        for n in range(5):
+            log, directory = stores[n % 2].revocations, stores[n % 2].directory
+            ending = stores[n % 2].sessions.end
+            appending += [
+                ending(ISSUER, started[2 * n].rid, cause=EndCause.LOGOUT, timing=TIMING),
+                ending(ISSUER, started[2 * n + 1].rid, cause=EndCause.THEFT, timing=TIMING),
+                _revoke(stores[n % 2], issued(f"jti-{n}", exp=until)),
+                log.revoke_client(ISSUER, ClientId(f"client-{n}"), cause="test", timing=TIMING),
+                log.revoke_all(ISSUER, cause="test", timing=TIMING),
+                directory.remove_client(ISSUER, ClientId(f"gone-{n}"), timing=TIMING),
+                append(stores[n % 2], f"kid-{n}", until=until),
+            ]
+        writing = asyncio.gather(*appending)
+        after: Cursor | None = None
+        seen: list[RevocationEvent] = []
+        over = False
+        while not over:
+            finished = writing.done()
+            page = await _page(stores[0], after, limit=7)
+            numbers = [entry.cursor.seq for entry in page.entries]
+            assert numbers == list(range(len(seen) + 1, len(seen) + 1 + len(numbers)))
+            seen += [entry.event for entry in page.entries]
+            after = page.cursor
+            over = finished and page.complete
+        await writing
+        values = {event.value for event in seen}
+        named = {f"{kind}-{n}" for kind in ("jti", "client", "gone", "kid") for n in range(5)}
+        assert values == {session.rid for session in started} | named | {""}
+        assert len(seen) == 35
 
     async def test_entry_is_read_as_it_was_appended(self, rig: Rig) -> None:
         """LOG-1: kind, value, times and cause come back, with the store's time of the commit."""
@@ -353,6 +393,18 @@ class LogConformance:
         await rig.store.directory.remove_client(ISSUER, client.client_id, timing=TIMING)
         await rig.store.directory.add_client(client)
         assert (await rig.store.directory.clients(ISSUER))[0].not_before == denied + 5
+
+    async def test_client_that_is_added_meanwhile_is_revoked(self, rig: Rig) -> None:
+        """LOG-7: whichever comes first, whoever reads the client once both are done sees the time."""
+        peer = await rig.peer()
+        for n in range(10):
+            client = rig.client(f"client-{n}")
+            denied, _ = await asyncio.gather(
+                peer.revocations.revoke_client(ISSUER, client.client_id, cause="test", timing=TIMING),
+                rig.store.directory.add_client(client),
+            )
+            found = await peer.directory.client(ISSUER, client.client_id)
+            assert found == replace(client, not_before=denied)
 
     async def test_whole_issuer_is_revoked_by_time(self, rig: Rig) -> None:
         """LOG-7: every client shows the later of its own and the issuer's, which never falls."""

@@ -42,8 +42,9 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("issuer", "jti", name="pk_revoked_tokens"),
     )
-    for column in ("rid", "client_id", "expires_at"):
-        op.create_index(f"ix_revoked_tokens_issuer_{column}", "revoked_tokens", ["issuer", column])
+    for columns in (["rid", "expires_at"], ["client_id", "expires_at"], ["expires_at"]):
+        name = "_".join(["ix_revoked_tokens_issuer", *columns])
+        op.create_index(name, "revoked_tokens", ["issuer", *columns])
     op.create_table(
         "logout_notices",
         sa.Column("issuer", sa.Text(), nullable=False),
