@@ -15,6 +15,7 @@ from tests.http.streaming import stream
 from tests.http.surface import PASSWORD, SECRET, Surface, surface
 
 from mintmark.core.events import EventName
+from mintmark.http.cookie import SessionCookie
 from mintmark.server.emergency import revoke_key
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults
@@ -22,6 +23,30 @@ from mintmark.units import Seconds
 
 BASIC = "Basic " + base64.b64encode(f"stock:{SECRET}".encode()).decode()
 Call = Callable[[Surface, dict[str, Any]], Awaitable[httpx2.Response]]
+
+
+def by_cookie(method: str, path: str, **options: Any) -> Call:
+    """What a page of the issuer's own asks, whose cookie has the refresh token."""
+
+    async def call(node: Surface, tokens: dict[str, Any]) -> httpx2.Response:
+        cookie = f"{SessionCookie(node.issuer).name}={tokens['refresh_token']}"
+        headers = {"Sec-Fetch-Site": "same-origin", "Cookie": cookie}
+        answer = await node.http.request(method, path.format(**tokens), headers=headers, **options)
+        # Others use the same client, and are no pages.
+        node.http.cookies.clear()
+        return answer
+
+    return call
+
+
+async def list_by_token(node: Surface, tokens: dict[str, Any]) -> httpx2.Response:
+    """The user's sessions, with an access token that is for the issuer."""
+    answer = await node.refresh(tokens["refresh_token"], audience=node.issuer)
+    if answer.status_code != 200:
+        return answer
+    headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+    return await node.http.get("/v1/sessions", headers=headers)
+
 
 CALLS: dict[str, Call] = {
     "log in": lambda node, _: node.http.post(
@@ -45,6 +70,13 @@ CALLS: dict[str, Call] = {
     "log out by refresh token": lambda node, tokens: node.http.request(
         "DELETE", "/v1/sessions/current", json={"refresh_token": tokens["refresh_token"]}
     ),
+    "refresh by cookie": by_cookie("POST", "/v1/sessions/refresh", json={"cookie": True, "client_id": "spa"}),
+    "log out by cookie": by_cookie("DELETE", "/v1/sessions/current"),
+    "list sessions": by_cookie("GET", "/v1/sessions"),
+    "list sessions by token": list_by_token,
+    "end one session": by_cookie("DELETE", "/v1/sessions/{rid}"),
+    "end other sessions": by_cookie("DELETE", "/v1/sessions?keep=current"),
+    "end all sessions": by_cookie("DELETE", "/v1/sessions"),
     "page": lambda node, _: node.http.get("/revocations"),
 }
 """Every request that asks the store for anything."""
@@ -86,6 +118,7 @@ async def test_failing_store_is_503_and_nothing_else(name, fault):
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.headers["cache-control"] == "no-store"
             assert "www-authenticate" not in answer.headers
+            assert "set-cookie" not in answer.headers
             faults.recover()
             await node.services.ring.refresh()
 
