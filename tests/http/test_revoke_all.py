@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.http.asking import INACTIVE, STOCK, introspect, outcome
+from tests.http.asking import INACTIVE, STOCK, introspect, outcome, revoke
 from tests.http.pair import REFUSED, Pair, Someone, claims_of, pair_on, refresh
 from tests.http.pair import outcome as error_of
 from tests.http.surface import PASSWORD, Surface, client
@@ -19,6 +19,7 @@ from tests.registry import STORES, store_rig
 
 from mintmark.core.denylist import Denylist
 from mintmark.core.jws import parse
+from mintmark.core.log import JTI_A_SESSION
 from mintmark.ports.revocations import CursorGone
 from mintmark.server.audit import Audit
 from mintmark.server.recall import Recall, revoke_everything, revoke_tokens_of
@@ -265,3 +266,22 @@ async def test_client_that_is_added_again_gets_nothing_that_is_revoked(town: Pai
     answer = await town.other.http.post("/token", data=CREDENTIALS, auth=secret)
     assert not await is_denied(town, answer.json()["access_token"])
     await town.rig.store.directory.remove_client(town.one.issuer, ClientId("courier"), timing=timing)
+
+
+async def test_parallel_revocations_at_two_nodes_pass_no_limit(town: Pair):
+    """Twenty-four tokens of one session at once: sixteen events of their own, and the session's (V4)."""
+    me = await town.someone()
+    answers = [await refresh(town.one, me, me.refresh_token) for _ in range(23)]
+    tokens = [me.access_token, *(answer.json()["access_token"] for answer in answers)]
+    done = await asyncio.gather(
+        *(revoke(town.nodes[number % 2], token, me.client_id) for number, token in enumerate(tokens))
+    )
+    assert {answer.status_code for answer in done} == {200}
+    found = await town.rig.store.revocations.read(town.one.issuer, None, limit=1_000)
+    assert not isinstance(found, CursorGone)
+    jtis = {claims_of(token)["jti"] for token in tokens}
+    assert sum(entry.event.value in jtis for entry in found.entries) == JTI_A_SESSION
+    assert sum(entry.event.value == me.rid for entry in found.entries) == 1
+    assert (await town.row(me)).ended_at is not None
+    for token in tokens:
+        assert await is_denied(town, token)
