@@ -283,6 +283,23 @@ async def test_failure_of_ours_leaves_the_cookie():
         assert (await browser.refresh()).status_code == 200
 
 
+async def test_store_that_hangs_on_origins_holds_up_one_request():
+    """F17: who reads which pages there are has no more time than any request; others use the last ones."""
+    clock = FakeClock()
+    faults = Faults(clock=clock)
+    async with surface(faults=faults, clock=clock) as node, browser_at(node) as browser:
+        await add_web_clients(node)
+        await browser.log_in()
+        clock.advance(2)
+        gate = faults.hold_before("directory.clients")
+        held = asyncio.ensure_future(browser.refresh())
+        await gate.reached()
+        assert (await browser.refresh()).status_code == 200
+        clock.advance(5)
+        answer = await held
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (503, APP)
+
+
 async def test_cookie_of_one_issuer_is_nothing_at_another():
     """Issuers that share a host have cookies of their own, and a cookie that is renamed opens nothing."""
     inner = Issuer(ISSUER + "/tenant")
