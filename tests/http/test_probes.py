@@ -173,6 +173,15 @@ async def test_metrics_count_events_and_keys(node: Surface):
         assert line in lines
 
 
+async def test_metrics_tell_whether_other_processes_wake_this_one(node: Surface):
+    """F20: `mintmark_bus_up` is 1 while the bus works and 0 while it is away; the place is not in it."""
+    bus = node.services.bus
+    await bus.open()
+    assert "mintmark_bus_up 1.0" in (await node.http.get("/metrics")).text.splitlines()
+    await bus.close()
+    assert "mintmark_bus_up 0.0" in (await node.http.get("/metrics")).text.splitlines()
+
+
 async def test_metrics_show_a_rotation_that_is_overdue(node: Surface):
     """F09: a key that signs past its target is counted, whichever process should have rotated."""
     store = node.store.keyring

@@ -25,6 +25,7 @@ _TITLES: Final = {
     "hardening": "Hardening",
     "node": "Node",
     "store": "Store",
+    "bus": "Bus",
     "publication": "Publication",
 }
 

@@ -211,11 +211,23 @@ class FaultyBus:
         """How often each one is made."""
         self.lateness: list[float] = []
         """Seconds by which the next announcements come late, one each; those after them come at once."""
+        self._reason = ""
 
     @property
     def state(self) -> BusState:
-        """That of the inner bus: what is lost on the way is lost in silence."""
-        return self._inner.state
+        """That of the inner bus, unless it is cut: what is lost on the way is lost in silence."""
+        inner = self._inner.state
+        return BusState(False, inner.place, self._reason) if self._reason else inner
+
+    async def cut(self, reason: str) -> None:
+        """Be away, for ``reason``: announcements reach nobody, and whoever listens is woken by the loss."""
+        self._reason = reason
+        await self._inner.announce()
+
+    async def mend(self) -> None:
+        """Be back, which wakes whoever listens."""
+        self._reason = ""
+        await self._inner.announce()
 
     async def open(self) -> None:
         """Open the inner bus."""
@@ -230,7 +242,7 @@ class FaultyBus:
 
     async def announce(self) -> None:
         """Announce, or whatever it is that goes wrong."""
-        if self.losing:
+        if self.losing or self._reason:
             return
         if not self.lateness:
             await self._announce()

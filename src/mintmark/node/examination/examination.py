@@ -8,6 +8,7 @@ from typing import Final
 
 from mintmark.errors import ConfigurationError, ConfigurationErrors, MintmarkError
 from mintmark.node.examination import machine
+from mintmark.node.examination.bus import look_at_bus
 from mintmark.node.examination.publication import look_at_publication
 from mintmark.node.examination.store import Looked, look_at_store, place_of
 from mintmark.node.examination.web import Web
@@ -31,7 +32,7 @@ _OF_SETTINGS: Final = (
     Check.TIMING_RULE,
     Check.TIMING_LEAD,
     Check.MACHINE_UNIT,
-    *(check for check in Check if check.startswith(("node.", "store.", "publication."))),
+    *(check for check in Check if check.startswith(("node.", "store.", "bus.", "publication."))),
 )
 """What cannot be looked at without settings."""
 
@@ -76,6 +77,7 @@ async def diagnose(
         listed = ", ".join(one.issuer for one in settings.issuers)
         raise ConfigurationError("--issuer", f"is none of those configured: {listed}") from None
     about_machine = asyncio.create_task(_kept(Check.MACHINE_CLOCK, "machine", _look_at_machine()))
+    about_bus = asyncio.create_task(_kept(Check.BUS_REACH, "bus", look_at_bus(settings, clock=clock)))
     about_issuers = []
     async with Web(clock) as web:
         for one in settings.issuers:
@@ -83,7 +85,13 @@ async def diagnose(
             about_issuers.append((one.issuer, await _of_issuer(own, web, clock=clock, entropy=entropy)))
     unit = judged.of_unit(await machine.unit(), needed=Seconds(settings.handover + ENDING))
     about_settings = _of_settings(settings, config, environ)
-    findings = (*about_settings, *await about_machine, unit, *_together(about_issuers))
+    findings = (
+        *about_settings,
+        *await about_machine,
+        unit,
+        *await about_bus,
+        *_together(about_issuers),
+    )
     return Diagnosis(_ordered(findings), settings)
 
 

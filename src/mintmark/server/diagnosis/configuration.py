@@ -93,11 +93,14 @@ def of_mode(settings: Settings, file: File) -> Finding:
         return warning(
             Check.SETTINGS_MODE, subject, f"{shown_mode}: others may change what this node does", fix=fix
         )
-    secret = _holds_password(settings.store) and not settings.sources["store"].startswith(PREFIX)
-    if secret and file.mode & (stat.S_IRGRP | stat.S_IROTH):
-        return warning(
-            Check.SETTINGS_MODE, subject, f"{shown_mode}: others may read the database's password", fix=fix
-        )
+    whose = [
+        owner
+        for name, owner in (("store", "database"), ("bus", "bus"))
+        if _holds_password(getattr(settings, name)) and not settings.sources[name].startswith(PREFIX)
+    ]
+    if whose and file.mode & (stat.S_IRGRP | stat.S_IROTH):
+        found = f"{shown_mode}: others may read the password of the {' and of the '.join(whose)}"
+        return warning(Check.SETTINGS_MODE, subject, found, fix=fix)
     return ok(Check.SETTINGS_MODE, subject, shown_mode)
 
 

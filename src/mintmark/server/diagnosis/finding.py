@@ -71,6 +71,8 @@ class Check(StrEnum):
     """No key signs past its time, and no new key waits for its proof too long."""
     STORE_JWKS = "store.jwks"
     """The key set has room, and is not larger than gateways take."""
+    BUS_REACH = "bus.reach"
+    """What `bus` names lets a process log in, hear others and announce; nothing is lost without it."""
     PUBLICATION_REACH = "publication.reach"
     """The issuer's URL and each of `proof_urls` answer with a key set."""
     PUBLICATION_KEYS = "publication.keys"
