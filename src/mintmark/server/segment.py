@@ -29,7 +29,7 @@ SEGMENT: Final = 32_768
 """A page ends at a multiple of this …"""
 LEAST: Final = 8_192
 """… at which it holds so many entries: of a log of which little is left, pages are not short."""
-READ: Final = 2_000
+READ: Final = 1_000
 """Entries that are read from the store at once: no one else waits for longer than that takes."""
 MAX_AGE: Final = Seconds(300)
 _MAX_BYTES: Final = 2_500_000
