@@ -11,6 +11,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal_column,
     or_,
     select,
     update,
@@ -24,9 +25,14 @@ from mintmark.units import Issuer, NodeId, Rid, Seconds
 _EXPIRED_AT_ONCE = 500
 
 _columns = logout_notices.c
+# Written out: behind RETURNING the dialect for SQLite leaves the names of tables out, and then each side
+# would be the client's own column, and any client's address the answer.
 _URI = (
     select(clients.c.backchannel_logout_uri)
-    .where(clients.c.issuer == _columns.issuer, clients.c.client_id == _columns.client_id)
+    .where(
+        clients.c.issuer == literal_column("logout_notices.issuer"),
+        clients.c.client_id == literal_column("logout_notices.client_id"),
+    )
     .scalar_subquery()
 )
 _SHOWN = (

@@ -105,6 +105,20 @@ class OutboxConformance:
         assert sorted(given) == sorted(session.rid for session in sessions)
         assert max(map(len, claims)) <= 3
 
+    async def test_each_client_is_told_at_its_own_address(self, rig: Rig) -> None:
+        """OUTBOX-2: a notice names the address of its own client, beside others' and one that has none; so
+        does one that has expired."""
+        user = await rig.added_user()
+        await rig.added_client("a-quiet-one")
+        told = {name: await listening(rig, name) for name in ("till", "shop", "web")}
+        for client in told.values():
+            await _ended(rig, user, client)
+        addresses = {name: client.backchannel_logout_uri for name, client in told.items()}
+        assert {notice.client_id: notice.uri for notice in await claimed(rig.store)} == addresses
+        rig.clock.advance(GIVEN_UP_AFTER)
+        expired = await rig.store.outbox.expire(ISSUER)
+        assert {notice.client_id: notice.uri for notice in expired} == addresses
+
     async def test_claim_ends_with_its_time(self, rig: Rig) -> None:
         """OUTBOX-2: nobody else gets it a second earlier, and then another node does."""
         user, client = await rig.added_user(), await listening(rig)
