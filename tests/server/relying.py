@@ -1,10 +1,10 @@
 """Relying parties on loopback that read logout tokens as others do, and the nodes that tell them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs
 
 import jwt
@@ -95,18 +95,40 @@ def read_logout_token(
     return claims
 
 
+class Watched:
+    """An outbox, and how many calls of it are under way: they take real time, in which no other may pass."""
+
+    def __init__(self, inner: LogoutOutbox) -> None:
+        self._inner = inner
+        self.under_way = 0
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        call = getattr(self._inner, name)
+
+        async def counted(*arguments: Any, **options: Any) -> Any:
+            self.under_way += 1
+            try:
+                return await call(*arguments, **options)
+            finally:
+                self.under_way -= 1
+
+        return counted
+
+
 @dataclass
 class Teller:
     """One node's loop, and what it reports."""
 
     backchannel: Backchannel
+    outbox: Watched
     audit: Audit
     running: "asyncio.Task[None] | None" = None
 
     @property
     def is_busy(self) -> bool:
-        """Whether it is telling somebody now."""
-        return any(not task.done() for task in self.backchannel._under_way)
+        """Whether it is telling somebody now, or asks whom to tell."""
+        telling = any(not task.done() for task in self.backchannel._under_way)
+        return telling or self.outbox.under_way > 0
 
     def start(self) -> "Teller":
         self.running = asyncio.create_task(self.backchannel.run())
@@ -156,10 +178,11 @@ class World:
         """A node that tells, and signs with the key of the surface."""
         audit = Audit(node=NodeId(name))
         ring = ring or self.services.ring
+        watched = Watched(outbox or self.node.store.outbox)
         backchannel = Backchannel(
             self.node.issuer,
             node=NodeId(name),
-            outbox=outbox or self.node.store.outbox,
+            outbox=cast("LogoutOutbox", watched),
             ring=ring,
             signing=Signing(node=self.services.node, ring=ring, signer=signer or self.node.signer),
             parties=parties or HttpRelyingParties(),
@@ -169,7 +192,7 @@ class World:
             timing=self.services.timing,
             audit=audit,
         )
-        made = Teller(backchannel, audit)
+        made = Teller(backchannel, watched, audit)
         self.tellers.append(made)
         return made
 
