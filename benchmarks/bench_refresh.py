@@ -2,11 +2,11 @@
 
     python benchmarks/bench_refresh.py [--refreshes 2000] [--rounds 3] [--stores sqlite,postgresql] [--json]
 
-*bare* is what one refresh asks of the database, by its driver and nothing else: the client, the session and
-the user are read and the session's row is updated, each in a transaction of its own, with the statements
+*bare* is what one refresh asks of the database, by its driver and nothing else: the client, then the session
+with its user are read and the session's row is updated, each in a transaction of its own, with the statements
 that the store makes, prepared, on the same rows. With SQLite it is sqlite3 in this thread; with PostgreSQL as
-many connections as the store has, at most 8. *update* is the last of the four alone, synced like the rest.
-*store* is the same four through the adapter. *HTTP* is a refresh of a session at a node, with a process for
+many connections as the store has, at most 8. *update* is the last of the three alone, synced like the rest.
+*store* is the same three through the adapter. *HTTP* is a refresh of a session at a node, with a process for
 each of control, signer and HTTP, algorithm ES256: the token is checked, rotated and sealed, an access token
 signed; each session is refreshed once, so that every refresh rotates.
 
@@ -205,7 +205,6 @@ def shape(
     held = store.sessions._rows  # noqa: SLF001
     issuer = made.user.issuer
     client = reading(directory._CLIENT, {"issuer": issuer, "client_id": made.client.client_id}, dialect)  # noqa: SLF001
-    user = reading(directory._USER, {"issuer": issuer, "sub": made.user.sub}, dialect)  # noqa: SLF001
     session, _ = recorded(lambda c: held.read(c, issuer, made.sessions[0].rid), dialect)
     update, _ = recorded(lambda c: held.redeem(c, redemption(made.sessions[0])), dialect)
     held_redeem: Callable[[Any, Redeem], bool] = held.redeem
@@ -221,7 +220,7 @@ def shape(
             raise RuntimeError("nothing was asked")
         return update, update.values(connection.asked[1])
 
-    return [(one, one.values(given)) for one, given in (client, user)], read, redeem
+    return [(client[0], client[0].values(client[1]))], read, redeem
 
 
 def redemption(row: Session) -> Redeem:
@@ -233,14 +232,13 @@ def redemption(row: Session) -> Redeem:
 
 
 def through_store(store: Store, made: Rows) -> Once:
-    """The four operations of a refresh."""
+    """The three operations of a refresh."""
     issuer = made.user.issuer
 
     async def once(number: int) -> None:
         at = number % len(made.sessions)
         await store.directory.client(issuer, made.client.client_id)
         row = (await store.sessions.read(issuer, made.sessions[at].rid)).session
-        await store.directory.user(issuer, made.user.sub)
         if row is None or not await store.sessions.redeem(redemption(row)):
             raise RuntimeError("a redemption lost")
         made.sessions[at] = changed(row)

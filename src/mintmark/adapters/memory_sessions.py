@@ -40,7 +40,10 @@ class MemorySessions:
         """The row as it is."""
         async with self._shared.transaction() as now:
             session = self._data.sessions.get((issuer, rid))
-            return SessionView(None if session is None else self._shared.shown(session), now)
+            if session is None:
+                return SessionView(None, now)
+            user = self._data.users.get((issuer, session.sub))
+            return SessionView(self._shared.shown(session), now, user)
 
     async def redeem(self, change: Redeem) -> bool:
         """Whether ``change.after`` was taken in place of the version of ``change.before``."""

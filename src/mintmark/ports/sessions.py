@@ -12,6 +12,7 @@
 - SESSION-7 ``list`` shows what has neither ended nor expired, newest first.
 - SESSION-8 ``prune`` removes a row no earlier than KEPT_FOR after the session was over and its last access
   token had expired, and then it does.
+- SESSION-9 ``read`` gives the session's user as he is in that moment, or none where he was removed.
 """
 
 from dataclasses import dataclass
@@ -28,10 +29,11 @@ KEPT_FOR: Final = Seconds(86_400 + MAX_LEEWAY)
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
-    """A session's row and the store's time, read together."""
+    """A session's row, its user and the store's time, read together; no user where that one is gone."""
 
     session: Session | None
     now: NumericDate
+    user: User | None = None
 
 
 class SessionStore(Protocol):

@@ -33,7 +33,6 @@ _ATTEMPTS: Final = 16
 """How often a redemption is decided again after it lost; each loss means that another one won."""
 
 _REFUSED: Final = "the refresh token is unknown, expired, spent or revoked"
-_MAX_PASSWORD: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -95,8 +94,8 @@ class Sessions:
         audiences = directory.narrow_audience(audience, client.audiences, own=self._issuer)
         # Before a password is hashed for a token that could not be minted yet.
         self._issuing.check_not_before(client.not_before)
-        user = await self._store.directory.user_named(self._issuer, _name(username))
-        usable = _is_text(password)
+        user = await self._store.directory.user_named(self._issuer, directory.name_sought(username))
+        usable = directory.is_hashable(password)
         check = await self._passwords.verify(
             user.password_hash if user is not None and usable else None, password if usable else ""
         )
@@ -150,7 +149,7 @@ class Sessions:
             client_id=client.client_id,
             kid=planned.kid,
         )
-        return SessionTokens(issued, token.text(), session.rid, _lasts(session, now))
+        return SessionTokens(issued, token.text(), session.rid, sessions.lasts(session, now))
 
     async def _sign_started(
         self, session: Session, planned: Planned, granted: tuple[str, ...]
@@ -209,7 +208,9 @@ class Sessions:
             match verdict:
                 case Redeem():
                     verdict = sessions.seen(verdict, device=device, address=address)
-                    issued = await self._redeem(client, verdict, scope, audience, now=view.now)
+                    issued = await self._redeem(
+                        client, verdict, scope, audience, user=view.user, now=view.now
+                    )
                     if issued is not None:
                         if self._windows.is_shared(token.rid, verdict.token.generation, address):
                             self._audit.record(EventName.ADDRESSES_DIFFERED, rid=token.rid)
@@ -301,11 +302,11 @@ class Sessions:
         scope: tuple[str, ...] | None,
         audience: tuple[str, ...] | None,
         *,
+        user: User | None,
         now: NumericDate,
     ) -> SessionTokens | None:
         """The answer to a redemption, or None where another one won and it must be decided again."""
         session = verdict.before
-        user = await self._store.directory.user(self._issuer, session.sub)
         if user is None or user.disabled_at is not None:
             raise self._refused(client, session.rid, "user_disabled")
         if directory.is_barred(user, now):
@@ -334,7 +335,7 @@ class Sessions:
             kid=planned.kid,
         )
         issued = await self._issuing.sign(planned, granted)
-        return SessionTokens(issued, change.token.text(), session.rid, _lasts(change.after, now))
+        return SessionTokens(issued, change.token.text(), session.rid, sessions.lasts(change.after, now))
 
     async def _end(self, rid: Rid, cause: EndCause) -> bool:
         before = self._issuing.moment()
@@ -357,10 +358,6 @@ class Sessions:
         return InvalidGrant(_REFUSED)
 
 
-def _lasts(session: Session, now: NumericDate) -> Seconds:
-    return Seconds(max(0, min(session.idle_until, session.expires_at) - now))
-
-
 def _request(session: Session, scope: tuple[str, ...], audience: tuple[str, ...]) -> TokenRequest:
     return TokenRequest(
         iss=session.issuer,
@@ -372,19 +369,3 @@ def _request(session: Session, scope: tuple[str, ...], audience: tuple[str, ...]
         auth_time=session.auth_time,
         amr=session.amr,
     )
-
-
-def _name(username: str) -> str:
-    """The normalized name; what cannot be a name is looked up all the same, and found nowhere."""
-    try:
-        return directory.normalize_username(username)
-    except ValueError:
-        return ""
-
-
-def _is_text(password: str) -> bool:
-    """Whether it can be encoded and is short enough to hash; JSON can spell lone surrogates."""
-    try:
-        return len(password.encode()) <= _MAX_PASSWORD
-    except UnicodeEncodeError:
-        return False

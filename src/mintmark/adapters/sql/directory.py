@@ -155,17 +155,17 @@ class SqlDirectory:
     async def user_named(self, issuer: Issuer, username: str) -> User | None:
         """The user of this normalized name."""
         row = await self._one(_USER_NAMED, {"issuer": issuer, "username": username})
-        return None if row is None else _user(row)
+        return None if row is None else user_of(row)
 
     async def user(self, issuer: Issuer, sub: Sub) -> User | None:
         """The user of this subject."""
         row = await self._one(_USER, {"issuer": issuer, "sub": sub})
-        return None if row is None else _user(row)
+        return None if row is None else user_of(row)
 
     async def users(self, issuer: Issuer) -> tuple[User, ...]:
         """All users, by name."""
         rows = await self._all(_USERS, {"issuer": issuer})
-        return tuple(_user(row) for row in rows)
+        return tuple(user_of(row) for row in rows)
 
     async def disable_user(self, issuer: Issuer, sub: Sub, *, timing: Timing) -> int:
         """Disable, and end every session; how many it ended."""
@@ -242,7 +242,10 @@ class SqlDirectory:
     async def set_backchannel_logout_uri(self, issuer: Issuer, client_id: ClientId, uri: str | None) -> None:
         """Change where the client is told of ended sessions."""
         change = {"of": issuer, "which": client_id, "uri": uri}
-        if await self._database.write(lambda c: c.execute(_SET_LOGOUT_URI, change).rowcount, single=True) == 0:
+        if (
+            await self._database.write(lambda c: c.execute(_SET_LOGOUT_URI, change).rowcount, single=True)
+            == 0
+        ):
             raise NotFound(_NO_CLIENT)
 
     async def remove_client(self, issuer: Issuer, client_id: ClientId, *, timing: Timing) -> int:
@@ -274,7 +277,8 @@ class SqlDirectory:
         return await self._database.read(lambda c: c.execute(statement, asked).mappings().all(), single=True)
 
 
-def _user(row: RowMapping) -> User:
+def user_of(row: RowMapping | Mapping[str, Any]) -> User:
+    """The user that a row of its table is."""
     return User(**{**row, "scopes": decode_list(row["scopes"])})
 
 

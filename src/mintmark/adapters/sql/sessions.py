@@ -16,6 +16,7 @@ from sqlalchemy import (
 )
 
 from mintmark.adapters.sql.database import Collision, Database, is_storable
+from mintmark.adapters.sql.directory import user_of
 from mintmark.adapters.sql.ending import BOUND, NEXT, OF_ISSUER, Ending, EndingRows, end_most, sessions_floor
 from mintmark.adapters.sql.schema import clients, sessions, users
 from mintmark.adapters.sql.session_row import row_of, session_of
@@ -30,8 +31,18 @@ _REMOVED_AT_ONCE = 500
 _columns = sessions.c
 
 
-_READ = select(sessions, sessions_floor("issuer").label("sessions_floor")).where(
-    _columns.issuer == bindparam("issuer"), _columns.rid == bindparam("rid")
+_OF_USER = "user_"
+# With its user, who bounds what it may be refreshed to: one way to the database less for each refresh.
+_READ = (
+    select(
+        sessions,
+        sessions_floor("issuer").label("sessions_floor"),
+        *(column.label(_OF_USER + column.name) for column in users.c),
+    )
+    .select_from(
+        sessions.outerjoin(users, and_(users.c.issuer == _columns.issuer, users.c.sub == _columns.sub))
+    )
+    .where(_columns.issuer == bindparam("issuer"), _columns.rid == bindparam("rid"))
 )
 
 
@@ -158,7 +169,8 @@ class SessionRows:
             return SessionView(None, self._time.read(connection))
         values = dict(row)
         now = NumericDate(values.pop("store_now"))
-        return SessionView(session_of(values), now)
+        user = {column.name: values.pop(_OF_USER + column.name) for column in users.c}
+        return SessionView(session_of(values), now, None if user["sub"] is None else user_of(user))
 
     def redeem(self, connection: Connection, change: Redeem) -> bool:
         """As the port's, in one statement."""

@@ -32,7 +32,22 @@ def _ending_at(session: Session, limit: str, end: NumericDate) -> Session:
 
 
 class SessionConformance:
-    """SESSION-1 to SESSION-8."""
+    """SESSION-1 to SESSION-9."""
+
+    async def test_session_is_read_with_its_user(self, rig: Rig) -> None:
+        """SESSION-9: the user as he is then, disabled too; none once he is gone, none without a session."""
+        user, client = await rig.someone()
+        await rig.added_user("bob")
+        session, _ = await rig.logged_in(user, client)
+        kept, directory = rig.store.sessions, rig.store.directory
+        assert (await kept.read(ISSUER, session.rid)).user == user
+        await directory.disable_user(ISSUER, user.sub, timing=TIMING)
+        view = await kept.read(ISSUER, session.rid)
+        assert view.user == await directory.user(ISSUER, user.sub) == replace(user, disabled_at=view.now)
+        await directory.remove_user(ISSUER, user.sub)
+        view = await kept.read(ISSUER, session.rid)
+        assert (view.user, view.session is not None) == (None, True)
+        assert (await kept.read(ISSUER, Rid("nobody"))).user is None
 
     async def test_of_redemptions_of_one_version_one_is_taken(self, rig: Rig) -> None:
         """SESSION-1, R1, F27: of twenty rotations decided on one row one is taken, whole."""
