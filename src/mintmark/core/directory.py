@@ -14,6 +14,8 @@ USER_PREFIX: Final = "usr_"
 LOCKED_FOR_GOOD: Final = NumericDate(253_402_300_799)
 """``locked_until`` of a user who is locked until somebody unlocks him: the last second of the year 9999."""
 
+MAX_PASSWORD_BYTES: Final = 1024
+
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>https?)://"
@@ -92,6 +94,22 @@ def normalize_username(text: str) -> str:
     if any(unicodedata.category(character).startswith("C") for character in name):
         raise ValueError("a user name has no control characters")
     return name
+
+
+def name_sought(text: str) -> str:
+    """The normalized name; empty, and so found nowhere, for what cannot be a name."""
+    try:
+        return normalize_username(text)
+    except ValueError:
+        return ""
+
+
+def is_hashable(password: str) -> bool:
+    """Whether it can be encoded and is short enough to hash; JSON can spell lone surrogates."""
+    try:
+        return len(password.encode()) <= MAX_PASSWORD_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def check_client_id(text: str) -> ClientId:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from mintmark.core import base64url, sealing
 from mintmark.core.sealing import UNPEPPERED, Pepper
 from mintmark.core.timing import Timing
-from mintmark.units import ClientId, Issuer, Kid, NumericDate, Rid, Sub
+from mintmark.units import ClientId, Issuer, Kid, NumericDate, Rid, Seconds, Sub
 
 PREFIX: Final = "mmr_"
 """What every refresh token begins with, so that scanners of source code find one that leaked."""
@@ -279,6 +279,11 @@ def decide(
 def covering(session: Session, *, exp: NumericDate, kid: Kid) -> Session:
     """``session`` with an access token noted in its row, before it is minted (R5)."""
     return replace(session, last_exp=max(session.last_exp, exp), last_kid=kid)
+
+
+def lasts(session: Session, now: NumericDate) -> Seconds:
+    """How long the session lives on if nobody uses it."""
+    return Seconds(max(0, min(session.idle_until, session.expires_at) - now))
 
 
 def seen(redeem: Redeem, *, device: str, address: str) -> Redeem:

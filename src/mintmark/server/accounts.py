@@ -35,7 +35,7 @@ from mintmark.units import ClientId, Issuer, NumericDate, Rid, Seconds, Sub
 
 MIN_PASSWORD: Final = 15
 """Characters of a password that is the only factor (NIST SP 800-63B-4 s.3.1.1.2), counted by code point."""
-MAX_PASSWORD_BYTES: Final = 1024
+MAX_PASSWORD_BYTES: Final = directory.MAX_PASSWORD_BYTES
 SECRET_PREFIX: Final = "mms_"  # noqa: S105 - what every client secret begins with
 """What every client secret begins with, so that scanners of source code find one that leaked."""
 CLIENT_ID_PREFIX: Final = "mmc_"
