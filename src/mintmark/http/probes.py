@@ -65,6 +65,7 @@ class _Metrics(Collector):
         ring_fresh = _gauge("mintmark_ring_fresh", "1 while the key ring was read lately.")
         generation = _gauge("mintmark_ring_generation", "Changes of the key ring.")
         keys = _gauge("mintmark_keys", "Keys of the ring by state.", "state")
+        notices = _gauge("mintmark_logout_notices", "Ended sessions that clients are still to be told of.")
         overdue = _gauge("mintmark_rotation_overdue", "Active keys that should have had a successor by now.")
         # One bus carries the wake-ups of all issuers.
         bus_up = GaugeMetricFamily(
@@ -74,6 +75,8 @@ class _Metrics(Collector):
         )
         for services in self._served:
             issuer = services.issuer
+            if services.backlog.notices is not None:
+                notices.add_metric([issuer], services.backlog.notices)
             for name, count in services.audit.counts.items():
                 events.add_metric([issuer, name.value], count)
             followers.add_metric([issuer], services.feed.followers)
@@ -85,7 +88,7 @@ class _Metrics(Collector):
                 for state in KeyState:
                     keys.add_metric([issuer, state.value], states[state])
                 overdue.add_metric([issuer], sum(key.is_overdue(services.ring.now()) for key in ring.keys))
-        return (events, followers, bus_up, feed_fresh, ring_fresh, generation, keys, overdue)
+        return (events, followers, bus_up, feed_fresh, ring_fresh, generation, keys, overdue, notices)
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:

@@ -111,7 +111,12 @@ async def work(
             *(
                 asyncio.create_task(loop)
                 for services in served
-                for loop in (services.ring.run(), services.feed.run(), _report(services, line))
+                for loop in (
+                    services.ring.run(),
+                    services.feed.run(),
+                    services.backlog.run(),
+                    _report(services, line),
+                )
             ),
         ]
         serving = asyncio.create_task(server.serve(sockets=[listening]))

@@ -12,6 +12,7 @@ from mintmark.ports.peer import PeerSigner
 from mintmark.ports.signer import Signer
 from mintmark.ports.store import Store
 from mintmark.server.audit import Audit
+from mintmark.server.backlog import Backlog
 from mintmark.server.bearer import BearerTokens
 from mintmark.server.clients import Clients
 from mintmark.server.feed import RevocationFeed
@@ -45,6 +46,7 @@ class Services:
     revoking: Revoking
     introspection: Introspection
     health: Health
+    backlog: Backlog
     bus: Bus
     audit: Audit
     clock: Clock
@@ -77,7 +79,8 @@ def compose(
 
     ``peers`` signs where this node cannot, if it is to. ``pepper`` is mixed into the seals of sessions.
 
-    Nothing runs yet: whoever calls this runs ``ring.run()`` and ``feed.run()`` for as long as they serve.
+    Nothing runs yet: whoever calls this runs ``ring.run()``, ``feed.run()`` and, for the metrics,
+    ``backlog.run()`` for as long as they serve.
     """
     ring = RingFollower(issuer, store=store.keyring, bus=bus, clock=clock, timing=timing, audit=audit)
     feed = RevocationFeed(issuer, log=store.revocations, bus=bus, clock=clock, audit=audit, limit=followers)
@@ -132,6 +135,7 @@ def compose(
         tokens=Tokens(clients=clients, sessions=sessions, issuing=issuing),
         revoking=revoking,
         introspection=introspection,
+        backlog=Backlog(issuer, outbox=store.outbox, clock=clock),
         health=Health(node=node, ring=ring, feed=feed, signer=signer, clock=clock, peers=peers),
         bus=bus,
         audit=audit,
