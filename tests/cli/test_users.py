@@ -9,6 +9,7 @@ import pytest
 from tests.cli.command_line import PASSWORD
 
 from mintmark.adapters.argon2 import Argon2Hasher
+from mintmark.core.directory import LOCKED_FOR_GOOD
 from mintmark.ports.passwords import PasswordCheck
 
 
@@ -154,3 +155,33 @@ def test_name_that_a_terminal_would_obey_is_escaped(cli):
     refused = cli("users", "add", "ada\x1b]0;title\a")
     assert refused.status == 2
     assert refused.err.rstrip("\n").isprintable()
+
+
+def locked_until(cli, name):
+    """Until when the user is locked, as the store has it."""
+    issuer = cli.settings.issuer
+    return cli.within(lambda store: store.directory.user_named(issuer, name)).locked_until
+
+
+def test_user_is_locked_for_a_time_or_for_good_until_unlocked(shop):
+    """PW12: a lock ends nothing; the list says for how long it is, and a second one replaces the first."""
+    before = shop.ok("sessions", "list")["sessions"]
+    assert "locked" not in shop("users", "list").out
+    shop.ok("users", "lock", "ADA")
+    assert locked_until(shop, "ada") == LOCKED_FOR_GOOD
+    assert "locked" in shop("users", "list").out
+    locked = shop("users", "lock", "ada", "--for", "30m")
+    assert locked.out.startswith("Locked user ada for 30m.")
+    assert 0 < locked_until(shop, "ada") < LOCKED_FOR_GOOD
+    assert shop.ok("users", "list")["users"][0]["locked_until"] == locked_until(shop, "ada")
+    assert shop("users", "unlock", "ada").out == "Unlocked user ada.\n"
+    assert shop("users", "unlock", "ada").out == "User ada was not locked.\n"
+    assert locked_until(shop, "ada") is None
+    assert shop.ok("sessions", "list")["sessions"] == before
+
+
+@pytest.mark.parametrize("span", ["30", "0s", "-1m", "soon"])
+def test_lock_of_no_time_is_refused(shop, span):
+    """What is no span, or none at all, locks nobody."""
+    assert shop("users", "lock", "ada", "--for", span).status != 0
+    assert locked_until(shop, "ada") is None

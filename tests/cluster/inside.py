@@ -18,15 +18,15 @@ from mintmark.core import sessions
 from mintmark.core.directory import User
 from mintmark.core.key import Key
 from mintmark.core.revocation import Kind
-from mintmark.core.sessions import Session, SessionStart
-from mintmark.errors import Conflict, Unavailable
+from mintmark.core.sessions import Redeem, Session, SessionStart
+from mintmark.errors import Conflict, NotFound, Unavailable
 from mintmark.node.store import open_store
 from mintmark.ports.keyring import RingView
 from mintmark.ports.store import Store
 from mintmark.server.settings import load
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.conformance.rig import read_log
-from mintmark.units import ClientId, Kid, NodeId, Rid, Sub
+from mintmark.units import ClientId, Kid, NodeId, NumericDate, Rid, Sub
 
 _WAL_WRITE_LOCK = 120
 """The byte of the file ``-shm`` that SQLite locks for a commit (https://sqlite.org/walformat.html)."""
@@ -104,27 +104,79 @@ class Inside:
 
         return self.do(add)
 
-    def new_session(self, user: User) -> tuple[Rid, str]:
-        """A session of ``user`` at the client shop, and its first refresh token; no password is hashed."""
+    def add_client(self, kind: str) -> ClientId:
+        """A new client that is what shop is."""
 
-        async def begin(store: Store) -> tuple[Rid, str]:
-            session, token = sessions.start(
-                SessionStart(
-                    issuer=self.issuer,
-                    sub=user.sub,
-                    client_id=ClientId("shop"),
-                    scope=("orders:read",),
-                    audience=("orders",),
-                ),
-                rid=SYSTEM_ENTROPY.token_bytes(16),
-                seed=SYSTEM_ENTROPY.token_bytes(32),
-                timing=self.timing,
-                now=await store.now(),
-            )
-            assert await store.sessions.start(session, user=user)
-            return session.rid, token.text()
+        async def add(store: Store) -> ClientId:
+            shop = await store.directory.client(self.issuer, ClientId("shop"))
+            assert shop is not None
+            client_id = ClientId(f"{kind}-{os.urandom(8).hex()}")
+            await store.directory.add_client(replace(shop, client_id=client_id))
+            return client_id
+
+        return self.do(add)
+
+    def new_session(self, user: User, *, client_id: str = "shop") -> tuple[Rid, str]:
+        """A session of ``user`` at a client, and its first refresh token; no password is hashed."""
+        [(rid, [token])] = self.new_sessions(user, client_id=client_id)
+        return rid, token
+
+    def new_sessions(
+        self, user: User, *, count: int = 1, rotations: int = 0, client_id: str = "shop"
+    ) -> list[tuple[Rid, list[str]]]:
+        """Sessions of ``user``, each with its tokens, the oldest first.
+
+        They were rotated so often, the last time longer ago than any grace.
+        """
+
+        async def begin(store: Store) -> list[tuple[Rid, list[str]]]:
+            now = await store.now()
+            return [await self._begin(store, user, ClientId(client_id), rotations, now) for _ in range(count)]
 
         return self.do(begin)
+
+    async def _begin(
+        self, store: Store, user: User, client_id: ClientId, rotations: int, now: NumericDate
+    ) -> tuple[Rid, list[str]]:
+        step = self.timing.refresh_grace + 1
+        at = NumericDate(now - rotations * step)
+        session, token = sessions.start(
+            SessionStart(
+                issuer=self.issuer,
+                sub=user.sub,
+                client_id=client_id,
+                scope=("orders:read",),
+                audience=("orders",),
+            ),
+            rid=SYSTEM_ENTROPY.token_bytes(16),
+            seed=SYSTEM_ENTROPY.token_bytes(32),
+            timing=self.timing,
+            now=at,
+        )
+        if rotations:
+            # What ends it denies the access tokens that its last rotation would have given.
+            session = replace(session, last_exp=NumericDate(now + self.timing.access_ttl))
+        assert await store.sessions.start(session, user=user)
+        tokens = [token]
+        for _ in range(rotations):
+            verdict = sessions.decide(session, token, client_id, timing=self.timing, now=at)
+            assert isinstance(verdict, Redeem)
+            assert await store.sessions.redeem(verdict)
+            session, token, at = verdict.after, verdict.token, NumericDate(at + step)
+            tokens.append(token)
+        return session.rid, [each.text() for each in tokens]
+
+    def pass_grace(self, rid: Rid) -> None:
+        """Have a session as it is once its last rotation is longer ago than any grace."""
+        back = self.timing.refresh_grace + 1
+
+        async def age(store: Store) -> bool:
+            row = (await store.sessions.read(self.issuer, rid)).session
+            assert row is not None
+            after = replace(row, rotated_at=NumericDate(row.rotated_at - back), version=row.version + 1)
+            return await store.sessions.redeem(Redeem(row, after, None, rotated=True))  # type: ignore[arg-type]
+
+        until(lambda: self.do(age), "the session has aged")
 
     def session(self, rid: Rid) -> Session:
         """A session's row."""
@@ -133,9 +185,24 @@ class Inside:
         return row
 
     def denied_until(self) -> dict[str, int]:
-        """Until when the revocation log denies each session that it names."""
+        """Until when the revocation log denies each session and each client that it names."""
         entries = self.do(lambda store: read_log(store, self.issuer))
-        return {e.event.value: e.event.expires_at for e in entries if e.event.kind is Kind.RID}
+        kinds = (Kind.RID, Kind.CLIENT)
+        return {e.event.value: e.event.expires_at for e in entries if e.event.kind in kinds}
+
+    def disable(self, user: User) -> None:
+        """What ``mintmark users disable`` does."""
+        self.do(lambda store: store.directory.disable_user(self.issuer, user.sub, timing=self.timing))
+
+    def remove_client(self, client_id: ClientId) -> None:
+        """What ``mintmark clients remove`` does."""
+
+        async def remove(store: Store) -> None:
+            # Done already where an attempt was answered too late.
+            with contextlib.suppress(NotFound):
+                await store.directory.remove_client(self.issuer, client_id, timing=self.timing)
+
+        self.do(remove)
 
     def set_password(self, user: User) -> None:
         """What ``mintmark users passwd`` does once the password is hashed."""

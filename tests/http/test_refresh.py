@@ -29,12 +29,14 @@ from tests.http.pair import (
     refresh,
     refreshed,
 )
-from tests.http.surface import SECRET, Surface
+from tests.http.surface import PASSWORD, SECRET, Surface
 from tests.postgresql import empty_database
 from tests.registry import STORES, store_rig
 
 from mintmark.core import sessions
+from mintmark.core.directory import LOCKED_FOR_GOOD
 from mintmark.core.events import EventName
+from mintmark.units import NumericDate
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -361,6 +363,54 @@ async def test_session_keeps_what_its_log_in_settled(town: Pair):
     assert await dump(town.rig.store) == kept
     answer = (await refresh(town.other, me, me.refresh_token)).json()
     assert claims_of(answer["access_token"])["scope"] == "orders:read"
+
+
+async def test_user_who_is_locked_gets_nothing_while_it_lasts(town: Pair):
+    """RF8, PW12: no refresh and no log-in, at either node, to the last second; nothing ends, no row changes,
+    and the token that was refused goes on afterwards. A log-in is answered as with a wrong password."""
+    me = await town.someone()
+    directory, now = town.rig.store.directory, town.rig.clock.now()
+    body = {"username": me.username, "password": PASSWORD, "client_id": me.client_id}
+    await directory.lock_user(town.one.issuer, me.sub, NumericDate(now + 60))
+    kept = await dump(town.rig.store)
+    for span in (0, 59):
+        await town.pass_time(span)
+        await town.check_refused(me, me.refresh_token)
+        for node in town.nodes:
+            wrong = await node.http.post("/v1/sessions", json=body | {"password": "x"})
+            locked = await node.http.post("/v1/sessions", json=body)
+            assert (locked.status_code, locked.content) == (401, wrong.content)
+            assert sorted(locked.headers.items()) == sorted(wrong.headers.items())
+    assert await dump(town.rig.store) == kept
+    await town.pass_time(1)
+    assert await refreshed(town.one, me, me.refresh_token) != me.refresh_token
+    assert (await town.other.http.post("/v1/sessions", json=body)).status_code == 201
+    await directory.lock_user(town.one.issuer, me.sub, LOCKED_FOR_GOOD)
+    await town.check_refused(me, me.refresh_token)
+    await directory.lock_user(town.one.issuer, me.sub, None)
+    assert outcome(await refresh(town.other, me, me.refresh_token)) == OK
+    assert await town.ends(me) == []
+
+
+async def test_lock_that_comes_during_a_log_in_or_a_refresh_keeps_it_from_the_store(town: Pair):
+    """PW12: locked after the password was compared, no session begins; a refresh that has read nothing yet is
+    refused."""
+    me = await town.someone()
+    directory, later = town.rig.store.directory, NumericDate(town.rig.clock.now() + 60)
+    body = {"username": me.username, "password": PASSWORD, "client_id": me.client_id}
+    for name, asked in (
+        ("sessions.start", lambda: town.one.http.post("/v1/sessions", json=body)),
+        ("sessions.read", lambda: refresh(town.one, me, me.refresh_token)),
+    ):
+        gate = town.faults.hold_before(name)
+        racing = asyncio.ensure_future(asked())
+        await gate.reached()
+        await directory.lock_user(town.one.issuer, me.sub, later)
+        town.faults.recover()
+        answer = await racing
+        assert outcome(answer) in (REFUSED, (401, "invalid_credentials"))
+        await directory.lock_user(town.one.issuer, me.sub, None)
+    assert [s.rid for s in await town.rig.store.sessions.list(town.one.issuer, sub=me.sub)] == [me.rid]
 
 
 # --- a client that does without rotation -------------------------------------------------------------------

@@ -130,11 +130,10 @@ class Thief:
             named = [value for value in self.values() if 32 <= len(value) <= 128]
             named += [token.signature for token in self._parsed()]
             signatures = {value[:64].ljust(64, b"\x00") for value in named}
-            made |= {RefreshToken(rid, generation, each).text() for each in signatures}  # type: ignore[arg-type]
+            made |= {RefreshToken(rid, generation, each).text() for each in signatures}
             for token in self._parsed():
                 made |= {
-                    RefreshToken(rid, number, token.signature).text()  # type: ignore[arg-type]
-                    for number in range(generation + 2)
+                    RefreshToken(rid, number, token.signature).text() for number in range(generation + 2)
                 }
         for rid, seed in self.seeds():
             private = Ed25519PrivateKey.from_private_bytes(seed)
