@@ -177,7 +177,7 @@ async def test_answer_that_was_lost_loses_no_entry(world: World):
 
 
 async def test_store_that_went_back_cuts_everybody_off(world: World):
-    """After a restore the log is another one: followers begin anew, and so does the reader."""
+    """After a restore the log is another one: followers begin anew, and so does the reader, at once."""
     backup = world.store.data.backup()
     async with world.feed.follow() as follower:
         await world.append("a")
@@ -185,7 +185,7 @@ async def test_store_that_went_back_cuts_everybody_off(world: World):
         world.store.data.restore(backup)
         await world.bus.announce()
         assert isinstance(await asyncio.wait_for(follower.next(), 20), CutOff)
-    await world.pass_second()
+    await until(world.feed.is_fresh)
     async with world.feed.follow() as follower:
         await world.append("b")
         assert await heard(follower, 1) == ["b"]

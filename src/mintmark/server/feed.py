@@ -144,7 +144,7 @@ class RevocationFeed:
 
     def is_fresh(self) -> bool:
         """Whether the head of the log was read within two seconds."""
-        return self._clock.monotonic() - self._read_at <= FRESH_FOR
+        return self._head is not None and self._clock.monotonic() - self._read_at <= FRESH_FOR
 
     def heartbeat(self) -> Heartbeat:
         """The head, if it is fresh; raises NotReady otherwise, so that silence means something."""
@@ -217,21 +217,20 @@ class RevocationFeed:
             subscription.close()
 
     async def _read(self) -> None:
-        if self._head is None:
-            asked_at = self._clock.monotonic()
-            cursor, now = await self._log.head(self._issuer)
-            self._advance(Heartbeat(cursor, now), asked_at)
-            return
         complete = False
         while not complete:
             asked_at = self._clock.monotonic()
+            if self._head is None:
+                cursor, now = await self._log.head(self._issuer)
+                self._advance(Heartbeat(cursor, now), asked_at)
+                return
             page = await self._log.read(self._issuer, self._head.cursor, limit=PAGE)
             if isinstance(page, CursorGone):
                 # The store went back, or entries expired faster than they were read: all begin anew.
                 self._head = None
                 self.segments.forget()
                 self._tell(CutOff())
-                return
+                continue
             for start in range(0, len(page.entries), BATCH):
                 self._tell(Entries(page.entries[start : start + BATCH]))
             complete = page.complete
