@@ -6,6 +6,7 @@ from mintmark.testing.conformance.directory import DirectoryConformance
 from mintmark.testing.conformance.keyring import KeyRingConformance
 from mintmark.testing.conformance.outbox import OutboxConformance
 from mintmark.testing.conformance.revocations import LogConformance
+from mintmark.testing.conformance.revoking import RevokingConformance
 from mintmark.testing.conformance.rig import Rig
 from mintmark.testing.conformance.sessions import SessionConformance
 from mintmark.testing.conformance.store import StoreConformance
@@ -30,6 +31,10 @@ class TestSessions(SessionConformance):
 
 class TestRevocations(LogConformance):
     """The revocation log."""
+
+
+class TestRevoking(RevokingConformance):
+    """Tokens, clients and issuers that are revoked."""
 
 
 class TestDirectory(DirectoryConformance):
