@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -159,6 +160,23 @@ def test_an_id_with_a_second_spelling_is_written_out():
     odd = RevocationEvent(kind=Kind.RID, value="A" * 21 + "B", expires_at=T0)
     records, others = write_records([odd], base=T0)
     assert (records, others) == (b"", [odd])
+
+
+def test_reading_a_page_takes_no_more_memory_than_its_bytes_once_more():
+    """What a hostile page costs is bounded by its size, which is bounded; its events cost what is taken."""
+    body = table([rid(number) for number in range(50_000)])
+    tracemalloc.start()
+    try:
+        lazy = parsed(body).events
+        _, read = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for start in range(0, len(lazy), 500):
+            lazy[start : start + 500]
+        _, taken = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert read < 1.5 * len(body)
+    assert taken < 1.5 * len(body) + 500 * 1_000
 
 
 def test_taking_a_slice_makes_nothing_else():

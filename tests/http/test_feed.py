@@ -201,6 +201,11 @@ async def test_a_page_is_kept_no_longer_than_the_log_goes_on_from_it(node: Surfa
     assert (await node.http.get("/revocations")).headers["cache-control"] == "public, max-age=1"
     node.clock.advance(1)
     assert (await node.http.get("/revocations")).headers["cache-control"] == "no-store"
+    # Here, by the store's clock, it is kept until it cannot be gone on from.
+    assert node.services.feed.segments._kept
+    node.clock.advance(60)
+    assert (await node.http.get("/revocations")).json()["events"] == []
+    assert not node.services.feed.segments._kept
 
 
 @pytest.mark.usefixtures("short")

@@ -51,11 +51,16 @@ class Form(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One page as it is sent; it may be kept for ``max_age`` seconds, zero for not at all."""
+    """One page as it is sent. Readers can go on from it for ``good_for`` seconds by the store's clock."""
 
     body: bytes
     etag: str
-    max_age: Seconds
+    good_for: Seconds
+
+    @property
+    def max_age(self) -> Seconds:
+        """How long an HTTP cache may keep it, zero for not at all: its clock is another."""
+        return Seconds(max(0, self.good_for - _SKEW))
 
 
 @dataclass(slots=True)
@@ -127,7 +132,7 @@ class Segments:
         segment = writer.closed(now)
         if epoch == self._epoch:
             self._note_end(writer.end)
-        if segment.max_age and epoch == self._epoch:
+        if segment.good_for and epoch == self._epoch:
             self._keep(after, writer.form, segment)
         return segment
 
@@ -148,7 +153,7 @@ class Segments:
 
     def _keep(self, after: Cursor | None, form: Form, segment: Segment) -> None:
         self._drop((after, form))
-        self._kept[after, form] = _Kept(segment, self._clock.monotonic() + segment.max_age)
+        self._kept[after, form] = _Kept(segment, self._clock.monotonic() + segment.good_for)
         self._bytes += len(segment.body)
         while self._bytes > _KEPT_BYTES:
             self._drop(next(iter(self._kept)))
@@ -186,15 +191,15 @@ class _Writer:
     def last(self, read: LogPage, *, unwritten: tuple[LogEntry, ...]) -> Segment:
         """The log's last page, which ended with ``read``: another one tomorrow, and never kept."""
         self._write(entry.event for entry in unwritten)
-        return self._segment(read.cursor, complete=True, at=read.now, max_age=Seconds(0))
+        return self._segment(read.cursor, complete=True, at=read.now, good_for=Seconds(0))
 
     def closed(self, now: NumericDate) -> Segment:
         """A page with more behind it, as it is at the store's time ``now``."""
         newest = self._last
         # The reader goes on from its last entry, which the log keeps no longer than until that expires.
-        left = newest.event.expires_at - now - _SKEW
+        left = newest.event.expires_at - now
         return self._segment(
-            self.end, complete=False, at=newest.at, max_age=Seconds(max(0, min(MAX_AGE, left)))
+            self.end, complete=False, at=newest.at, good_for=Seconds(min(MAX_AGE + _SKEW, left))
         )
 
     @property
@@ -231,13 +236,13 @@ class _Writer:
             self._events.append(written)
             self.size += len(bytes(written))
 
-    def _segment(self, cursor: Cursor, *, complete: bool, at: NumericDate, max_age: Seconds) -> Segment:
+    def _segment(self, cursor: Cursor, *, complete: bool, at: NumericDate, good_for: Seconds) -> Segment:
         body = write_page(
             issuer=self._issuer, cursor=cursor.text(), complete=complete, at=at, events=self._events
         )
         if self.form is Form.TABLE:
             body = write_table(body, b"".join(self._records), base=self._base)
-        return Segment(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"', max_age)
+        return Segment(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"', good_for)
 
 
 def _number(entry: LogEntry) -> int:
