@@ -126,7 +126,12 @@ def children() -> dict[int, str]:
     """The running child processes of this one, with their command lines."""
     found: dict[int, str] = {}
     for listed in Path("/proc/self/task").glob("*/children"):
-        for pid in listed.read_text().split():
+        try:
+            pids = listed.read_text().split()
+        except OSError:
+            # A thread that ended meanwhile; what it had started is another's.
+            continue
+        for pid in pids:
             try:
                 # The name, in brackets, may hold anything; the state follows it (proc(5)).
                 state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
