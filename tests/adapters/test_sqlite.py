@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,22 @@ async def test_client_whose_removal_was_cut_short_leaves_no_token(store, monkeyp
     monkeypatch.setattr(DirectoryRows, "remove_client", remove)
     assert await store.directory.remove_client(ISSUER, client.client_id, timing=TIMING) == 2
     assert await store.directory.clients(ISSUER) == ()
+
+
+async def test_any_number_of_notices_go_with_their_client(store, monkeypatch):
+    """OUTBOX-5: a client that was down for days is removed in transactions that are bounded."""
+    monkeypatch.setattr(DirectoryRows, "forgotten_at_once", 3)
+    rig = Rig(store, FakeClock(), SYSTEM_ENTROPY)
+    user = await rig.added_user()
+    clients = [replace(rig.client(name), backchannel_logout_uri="https://shop.example.com") for name in "ab"]
+    for client in clients:
+        await store.directory.add_client(client)
+        for _ in range(7):
+            await rig.logged_in(user, client)
+    await store.sessions.end_all(ISSUER, user.sub, cause=EndCause.ADMIN, timing=TIMING)
+    assert await store.outbox.pending(ISSUER) == 14
+    await store.directory.remove_client(ISSUER, clients[0].client_id, timing=TIMING)
+    assert await store.outbox.pending(ISSUER) == 7
 
 
 def beat(name: str) -> Work:

@@ -79,6 +79,14 @@ _REMOVE = delete(clients).where(
 _FORGET_NOTICES = delete(logout_notices).where(
     logout_notices.c.issuer == bindparam("of"), logout_notices.c.client_id == bindparam("which")
 )
+_FORGET_SOME = delete(logout_notices).where(
+    logout_notices.c.issuer == bindparam("of"),
+    logout_notices.c.rid.in_(
+        select(logout_notices.c.rid)
+        .where(logout_notices.c.issuer == bindparam("of"), logout_notices.c.client_id == bindparam("which"))
+        .limit(bindparam("most"))
+    ),
+)
 
 _NO_USER = "there is no such user"
 _NO_CLIENT = "there is no such client"
@@ -86,6 +94,9 @@ _NO_CLIENT = "there is no such client"
 
 class DirectoryRows:
     """The statements on users and clients that do more than one thing."""
+
+    forgotten_at_once = 10_000
+    """Notices that one transaction removes: a client may have been down for days."""
 
     def __init__(self, database: Database, endings: EndingRows, log: LogRows) -> None:
         self._time = database.time
@@ -260,6 +271,13 @@ class SqlDirectory:
                 lambda c: log.revoke(c, issuer, _removal(client_id, timing)), single=log.appends_at_once
             )
             most = await self._end_most(issuer, client_id, replace(ending, denied=denied))
+        at_once = self._rows.forgotten_at_once
+        some = {"of": issuer, "which": client_id, "most": at_once}
+        while (
+            await self._database.write(lambda c: c.execute(_FORGET_SOME, some).rowcount, single=True)
+            == at_once
+        ):
+            pass
         return most + await self._database.write(
             lambda c: self._rows.remove_client(c, issuer, client_id, timing)
         )
