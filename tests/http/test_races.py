@@ -32,7 +32,8 @@ async def denied(node: Surface, access_token: str) -> bool:
     claims, kid = claims_of(access_token), jws.parse(access_token).header.kid
     assert kid is not None
     kind = denylist.covers(claims["rid"], claims["jti"], kid, claims["client_id"], claims["iat"])
-    kept = [event.expires_at for event in page.events if event.value == claims["rid"]]
+    values = {claims["rid"], claims["client_id"]}
+    kept = [event.expires_at for event in page.events if event.value in values]
     return kind is not None and min(kept) >= claims["exp"] + 300
 
 
