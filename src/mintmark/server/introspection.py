@@ -60,12 +60,12 @@ class Introspection:
 
     async def _access_token(self, asking: Client, token: ReturnedToken) -> Told | None:
         """``token``, whose signature is good, if nothing has ended it."""
-        before, session, username = self._issuing.moment(), None, {}
+        before, session, user = self._issuing.moment(), None, None
         if token.rid is None:
             now = await self._store.now()
         else:
             view = await self._store.sessions.read(self._issuer, token.rid)
-            session, now = view.session, view.now
+            session, user, now = view.session, view.user, view.now
             if session is None or session.ended_at is not None:
                 return None
         # Neither clock may call expired what is not: who is told so logs somebody out.
@@ -77,14 +77,12 @@ class Introspection:
             owner = await self._store.directory.client(self._issuer, token.client_id)
         if owner is None or token.iat <= owner.not_before:
             return None
-        if session is not None:
-            user = await self._store.directory.user(self._issuer, session.sub)
-            if user is None or directory.is_barred(user, now):
-                return None
-            username = {"username": user.username}
+        if session is not None and (user is None or directory.is_barred(user, now)):
+            return None
         if await self._store.revocations.is_revoked(self._issuer, token.jti):
             return None
-        return {**token.claims, **username, "token_type": "Bearer"}
+        told = {**token.claims, "token_type": "Bearer"}
+        return told if user is None else told | {"username": user.username}
 
     async def _refresh_token(self, client: Client, text: str) -> Told | None:
         """What presenting ``text`` now would go on with; it is not presented by this."""
