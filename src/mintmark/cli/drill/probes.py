@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -114,7 +116,10 @@ async def running(
         yield Probes(started, patience)
     finally:
         for probe in started:
-            with contextlib.suppress(ProcessLookupError):
-                probe.process.kill()
+            # Not by its own method, which asks first whether it runs: that takes its status from asyncio,
+            # which then complains of a process that it does not know.
+            if probe.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(probe.process.pid, signal.SIGKILL)
         # Their pipes too are closed by this, so nothing is left to the garbage collector.
         await asyncio.gather(*(probe.process.communicate() for probe in started))
