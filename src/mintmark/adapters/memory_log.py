@@ -81,7 +81,7 @@ class MemoryRevocations:
                     event = RevocationEvent(kind=Kind.JTI, value=token.jti, expires_at=until)
                     self._shared.append(issuer, ((event, cause),), at=now)
                 case Admission.END_SESSION:
-                    self._shared.end(lambda s: s is session, EndCause.LOGOUT, timing, at=now)
+                    self._shared.end(lambda s: s is session, EndCause.REVOKED, timing, at=now)
                 case Admission.NOTHING | Admission.REFUSE:
                     pass
             return admission

@@ -61,7 +61,7 @@ class SqlRevocations:
         """What revoking ``token`` came to; NOTHING too where it had been revoked before."""
         admission = await self._admit(issuer, token, cause, timing)
         if admission is Admission.END_SESSION and token.rid is not None:
-            rid, ending = token.rid, Ending("rid", EndCause.LOGOUT, timing)
+            rid, ending = token.rid, Ending("rid", EndCause.REVOKED, timing)
             await self._database.write(
                 lambda c: self._endings.end(c, issuer, rid, ending), single=self._endings.ends_at_once
             )

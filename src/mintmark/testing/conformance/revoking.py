@@ -89,7 +89,7 @@ class RevokingConformance:
         assert await revoke(rig.store, one_more) is Admission.END_SESSION
         row = (await rig.store.sessions.read(ISSUER, session.rid)).session
         assert row is not None
-        assert (row.ended_at, row.end_cause) == (rig.clock.now(), EndCause.LOGOUT)
+        assert (row.ended_at, row.end_cause) == (rig.clock.now(), EndCause.REVOKED)
         assert await revoke(rig.store, one_more) is Admission.END_SESSION
         assert await revoke(rig.store, issued("other", session=other, exp=exp)) is Admission.APPEND
         kinds = [entry.event.kind for entry in await read_log(rig.store)]
