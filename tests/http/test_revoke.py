@@ -30,7 +30,7 @@ from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults
 from mintmark.testing.key import SigningKey
-from mintmark.units import ClientId, Jti, Kid, NumericDate
+from mintmark.units import ClientId, Jti, Kid, NumericDate, Rid
 
 DONE = (200, b"")
 FORM = "application/x-www-form-urlencoded"
@@ -307,6 +307,9 @@ async def test_session_ends_instead_of_having_a_seventeenth_event(node: Surface)
         assert outcome(await revoke(node, token)) == DONE
     assert Counter(kind for kind, _ in await events(node)) == {"jti": JTI_A_SESSION, "rid": 1}
     assert ("rid", rid) in await events(node)
+    row = (await node.store.sessions.read(node.issuer, Rid(rid))).session
+    assert row is not None
+    assert row.end_cause is EndCause.REVOKED
 
 
 async def fill(node: Surface, client_id: str, count: int) -> None:
