@@ -1,11 +1,23 @@
 """Cursors of the revocation log, and how long an entry must stay."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mintmark.core import base64url
-from mintmark.core.log import MARK_BYTES, Admission, Cursor, admit, denied_until, parse_cursor
+from mintmark.core.log import (
+    MARK_BYTES,
+    Admission,
+    Cursor,
+    admit,
+    denied_by_time_until,
+    denied_until,
+    not_before,
+    parse_cursor,
+)
+from mintmark.core.minting import BACKDATED
 from mintmark.core.timing import MAX_LEEWAY, Timing
 from mintmark.units import NumericDate, Seconds
 
@@ -66,3 +78,33 @@ def test_single_tokens_cannot_fill_the_log(left, live_in_session, live_of_client
         now=now,
     )
     assert found is admission
+
+
+@given(
+    at=st.floats(1_000, 2_000),
+    off=st.floats(-1, 1),
+    late=st.floats(0, 1),
+    ttl=st.integers(1, 900),
+)
+def test_revocation_by_time_reaches_all_that_any_node_issued_before_it(at, off, late, ttl):
+    """V4: whatever a node's clock and however late it hears, within skew and propagation: what it gave is
+    denied, and stays so until nobody accepts it any more."""
+    timing = Timing(clock_skew=Seconds(30), propagation=Seconds(5), access_ttl=Seconds(900))
+    denied = not_before(NumericDate(int(at)), timing)
+    minted_at = int(at + late * timing.propagation + off * timing.clock_skew)
+    iat, exp = minted_at - BACKDATED, NumericDate(minted_at + ttl)
+    assert iat <= denied
+    assert denied_by_time_until(denied, timing) >= denied_until(exp, timing)
+
+
+def test_revocation_by_time_may_reach_less_far_but_never_further():
+    """V4: a time in the past is taken as it is, one past what nodes wait for is not; and a node that has not
+    changed its timing yet counts too."""
+    timing = Timing(clock_skew=Seconds(30), propagation=Seconds(5))
+    now = NumericDate(1_000)
+    assert not_before(now, timing, before=NumericDate(10)) == 10
+    assert not_before(now, timing, before=NumericDate(5_000)) == not_before(now, timing) == 1_036
+    wide = replace(timing, bounds=Timing(clock_skew=Seconds(60), propagation=Seconds(5)))
+    assert not_before(now, wide) == 1_066
+    longer = replace(timing, bounds=Timing(access_ttl=Seconds(1_800)))
+    assert denied_by_time_until(now, longer) == 1_000 + BACKDATED + 1_800 + MAX_LEEWAY + 30
