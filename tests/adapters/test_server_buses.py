@@ -480,27 +480,27 @@ async def test_right_password_is_in_no_log(own, caplog):
 async def test_closed_bus_leaves_nothing(server):
     """After close there is no task and no connection; closing again, or announcing, is no mistake."""
     before = asyncio.all_tasks()
-    already = server.connections()
+    await until(lambda: server.connections() == 0, "those of other tests are gone")
     async with opened(server.url(fresh())) as bus:
         await listening(bus)
-        assert server.connections() == already + 1
+        assert server.connections() == 1
         await bus.announce()
         await bus.close()
         await until(lambda: asyncio.all_tasks() == before, "its tasks ended")
         await bus.announce()
-    await until(lambda: server.connections() == already, "the server let go of it")
+    await until(lambda: server.connections() == 0, "the server let go of it")
 
 
 async def test_bus_closes_while_it_connects(server):
     """Closing at any moment of connecting leaves no task and no connection behind."""
     before = asyncio.all_tasks()
-    already = server.connections()
+    await until(lambda: server.connections() == 0, "those of other tests are gone")
     for turns in range(40):
         async with opened(server.url(fresh())):
             for _ in range(turns):
                 await asyncio.sleep(0)
     await until(lambda: asyncio.all_tasks() == before, "its tasks ended")
-    await until(lambda: server.connections() == already, "the server let go of them")
+    await until(lambda: server.connections() == 0, "the server let go of them")
 
 
 async def test_port_without_a_server_is_named():
