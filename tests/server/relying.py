@@ -127,8 +127,12 @@ class Teller:
     @property
     def is_busy(self) -> bool:
         """Whether it is telling somebody now, or asks whom to tell."""
-        telling = any(not task.done() for task in self.backchannel._under_way)
-        return telling or self.outbox.under_way > 0
+        return self.work > 0
+
+    @property
+    def work(self) -> int:
+        """How many parties it is telling now, and how much else it has to do with the store."""
+        return sum(not task.done() for task in self.backchannel._under_way) + self.outbox.under_way
 
     def start(self) -> "Teller":
         self.running = asyncio.create_task(self.backchannel.run())
@@ -223,16 +227,16 @@ class World:
     async def sids(self, party: Party) -> list[str]:
         return [claims["sid"] for claims in await self.read(party)]
 
-    async def until(self, condition: Callable[[], object], *, span: float = 0.0, busy: bool = False) -> None:
+    async def until(self, condition: Callable[[], object], *, span: float = 0.0, held: int = 0) -> None:
         """Wait until ``condition`` holds, while up to ``span`` seconds of the clock pass.
 
-        They pass only while nobody is being told, for that takes real time; ``busy``: even so.
+        They pass only while nobody is being told, for that takes real time; but for ``held`` that hang.
         """
         async with asyncio.timeout(60):
             left = span
             while not condition():
                 await asyncio.sleep(0.005)
-                if left > 0 and (busy or not any(teller.is_busy for teller in self.tellers)):
+                if left > 0 and sum(teller.work for teller in self.tellers) <= held:
                     step = min(left, 0.25)
                     left -= step
                     self.clock.advance(step)

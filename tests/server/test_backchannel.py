@@ -263,7 +263,7 @@ async def test_party_that_is_silent_keeps_only_itself_waiting():
         (held,) = await w.ended(silent, 1)
         await w.until(lambda: silent.site.count("logout"), span=5)
         rids = await w.ended(shop, 3)
-        await w.until(lambda: len(shop.taken) == 3, span=5, busy=True)
+        await w.until(lambda: len(shop.taken) == 3, span=10, held=1)
         assert await w.sids(shop) == rids
         await w.until(lambda: w.tellers[0].audit.counts[FAILED])
         silent.site.recover()
