@@ -82,7 +82,8 @@ KEYS: Final[tuple[Key, ...]] = (
         "none",
         "Where a secret is read that all nodes share, of at least 16 bytes: a file, a variable, or what a "
         "command prints. With it whoever can write the database, and no more, can add no signing key, revive "
-        "none and put himself in no node's place: rows that were written without it are ignored.",
+        "none and put himself in no node's place: rows that were written without it are ignored. And whoever "
+        "has a backup and a spent refresh token of its time opens no session with them.",
     ),
     Key(
         "cluster_key_also",
@@ -90,7 +91,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "none",
         "A second `cluster_key` whose rows are taken too, while one replaces another; or `unmarked`, for "
         "rows that were written without any, while the first is introduced. Take it away once every node has "
-        "the same `cluster_key`.",
+        "the same `cluster_key`; a second one `session_idle` later: it opens sessions that were idle.",
     ),
     Key(
         "feed_token",
