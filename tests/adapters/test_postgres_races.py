@@ -1,4 +1,4 @@
-"""Ten thousand refreshes that race a logout or a new password on PostgreSQL: no session survives (R5).
+"""Ten thousand refreshes race a logout, a new password or a disabled user on PostgreSQL: none survives (R5).
 
 Hundreds are in flight at once, through two stores. A refresh that was answered is covered by the event of
 its session, and one that comes later is not answered at all.
@@ -19,11 +19,11 @@ from mintmark.ports.store import Store
 from mintmark.testing.conformance.rig import ISSUER, TIMING
 from mintmark.units import NumericDate, Rid, Sub
 
-WAVES = 20
+WAVES = 40
 USERS = 50
 OF_USER = 5
-"""Sessions of each user, in a wave. They end one by one, or all with a new password."""
-ROUNDS = 2 * WAVES * USERS * OF_USER
+"""Sessions of each user, in a wave. They end one by one, or all with a new password or with their user."""
+ROUNDS = WAVES * USERS * OF_USER
 
 NEW_USERS = """
 INSERT INTO users SELECT (jsonb_populate_record(u, jsonb_build_object(
@@ -61,14 +61,21 @@ async def _new_password(store: Store, user: Sub) -> None:
     assert await store.directory.set_password(ISSUER, user, "$argon2id$new", timing=TIMING) == OF_USER
 
 
+async def _disable(store: Store, user: Sub) -> None:
+    assert await store.directory.disable_user(ISSUER, user, timing=TIMING) == OF_USER
+
+
 async def _wave(name: str, stores: list[Store], template: Session, other: Any, order: random.Random) -> int:
     """How many refreshes were answered of those that raced the end of their sessions."""
     await other.execute(NEW_USERS, USERS, name)
     rows = await other.fetch(NEW_SESSIONS, OF_USER, name)
     sessions = [replace(template, rid=Rid(row["rid"]), sub=Sub(row["sub"])) for row in rows]
     refreshing = [_refresh(order.choice(stores), session) for session in sessions]
+    subs = {session.sub for session in sessions}
     if name.startswith("p"):
-        ending = [_new_password(order.choice(stores), sub) for sub in {session.sub for session in sessions}]
+        ending = [_new_password(order.choice(stores), sub) for sub in subs]
+    elif name.startswith("d"):
+        ending = [_disable(order.choice(stores), sub) for sub in subs]
     else:
         ending = [_logout(order.choice(stores), session) for session in sessions]
     racing: list[Any] = [*refreshing, *ending]
@@ -88,8 +95,8 @@ async def test_ten_thousand_refreshes_race_the_end_of_their_sessions(database):
         stores = [rig.store, peer.store]
         answered = 0
         for wave in range(WAVES):
-            for name in (f"l{wave}", f"p{wave}"):
-                answered += await _wave(name, stores, template, other, order)
+            name = f"{'lpd'[wave % 3]}{wave}"
+            answered += await _wave(name, stores, template, other, order)
         await _logout(rig.store, template)
         assert await other.fetchval(ALIVE) == 0
         assert await other.fetchval(REFRESHED, template.last_exp + 100) == answered
