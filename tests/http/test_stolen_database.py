@@ -11,7 +11,18 @@ from dataclasses import dataclass
 
 import pytest
 from tests.dump import dump
-from tests.http.pair import GRACE, OK, REFUSED, Pair, Someone, outcome, pair_on, refresh, refreshed
+from tests.http.pair import (
+    GRACE,
+    OK,
+    REFUSED,
+    Pair,
+    Someone,
+    outcome,
+    pair_on,
+    refresh,
+    refresh_once,
+    refreshed,
+)
 from tests.http.surface import SECRET
 from tests.http.thief import Stolen, Thief, steal_database, steal_file
 from tests.registry import store_rig
@@ -160,7 +171,7 @@ async def test_cluster_key_is_introduced_while_sessions_live(victim: Database):
                 await there.pass_time(GRACE)
             second = await refreshed(keyed.one, me, token)
             await town.pass_time(GRACE)
-            answer = await refresh(town.other, me, second)
+            answer = await refresh_once(town.other, me, second)
             assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
             third = await refreshed(introducing.other, me, second)
             await refreshed(keyed.other, me, third)
