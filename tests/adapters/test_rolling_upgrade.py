@@ -223,6 +223,16 @@ async def test_refresh_by_old_code_counts_as_use(rig):
     assert row == replace(session, used_at=later, rotated_at=later, version=1)
 
 
+async def test_session_that_ended_for_a_cause_of_a_later_version_has_ended(rig):
+    """F37: that it has is all that matters to whoever reads it."""
+    session, _ = await rig.logged_in(*await rig.someone())
+    await execute(rig, "UPDATE sessions SET ended_at = 1, end_cause = 'moved'")
+    row = (await rig.store.sessions.read(ISSUER, session.rid)).session
+    assert row is not None
+    assert (row.ended_at, row.end_cause) == (1, None)
+    assert await rig.store.sessions.list(ISSUER) == ()
+
+
 async def test_logout_by_old_code_tells_no_client_and_breaks_nothing(rig):
     """F37: what it ends has no notice; a client that it removes leaves none that anybody would claim."""
     user = await rig.added_user()

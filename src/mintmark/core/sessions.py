@@ -131,6 +131,7 @@ class Session:
     version: int = 0
     ended_at: NumericDate | None = None
     end_cause: EndCause | None = None
+    """None too where it ended for a cause that newer code knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

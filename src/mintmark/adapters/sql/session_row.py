@@ -5,7 +5,6 @@ from typing import Any
 
 from mintmark.adapters.sql.database import decode_list, encode_list
 from mintmark.core.sessions import EndCause, Session
-from mintmark.errors import StoreDamaged
 
 
 def row_of(session: Session) -> Mapping[str, Any]:
@@ -42,7 +41,7 @@ def row_of(session: Session) -> Mapping[str, Any]:
 
 
 def session_of(row: Mapping[Any, Any]) -> Session:
-    """What :func:`row_of` wrote; raises StoreDamaged for what this code does not know.
+    """What :func:`row_of` wrote; raises StoreDamaged for what it never does.
 
     The row may have ``sessions_floor`` beside its own columns: a session that began until then is ended.
     """
@@ -54,7 +53,8 @@ def session_of(row: Mapping[Any, Any]) -> Session:
         try:
             values["end_cause"] = EndCause(values["end_cause"])
         except ValueError:
-            raise StoreDamaged("a session ended for a cause that this code does not know") from None
+            # Newer code wrote it, in a rolling upgrade. That the session has ended is what matters.
+            values["end_cause"] = None
     if floor is not None and values["ended_at"] is None and values["created_at"] <= floor:
         values["ended_at"], values["end_cause"] = floor, EndCause.ADMIN
     # Empty where code of an earlier revision wrote the row; what that refreshes leaves these as they were.
