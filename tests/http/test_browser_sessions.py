@@ -10,7 +10,7 @@ from typing import Any, Final
 import httpx2
 import pytest
 from tests.http.browser import APP, OTHER, UNSAFE, Browser, add_web_clients, browser_at
-from tests.http.surface import ALICE, ISSUER, PASSWORD, Surface, client, surface
+from tests.http.surface import ALICE, ISSUER, PASSWORD, Surface, client, password_hash, surface, user
 
 from mintmark.core.sessions import PREFIX, Session
 from mintmark.http.cookie import SessionCookie
@@ -18,7 +18,7 @@ from mintmark.http.dispatch import Dispatcher
 from mintmark.server.audit import Audit
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.faults import Faults
-from mintmark.units import Issuer, Rid
+from mintmark.units import Issuer, NumericDate, Rid
 
 NAME: Final = SessionCookie(ISSUER).name
 EVIL: Final = "https://evil.example.com"
@@ -400,7 +400,54 @@ async def test_refresh_of_another_clients_session_changes_nothing(node: Surface,
     before = await row(node, browser.rid)
     answer = await browser.refresh(client_id="other-web")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_grant")
+    assert not set_cookies(answer)
     assert await row(node, browser.rid) == before
+    assert (await browser.refresh()).status_code == 200
+
+
+async def test_refusal_that_ends_nothing_leaves_the_cookie(node: Surface, browser: Browser):
+    """Who is locked goes on in the same browser afterwards: a cookie is forgotten with its session alone."""
+    await browser.log_in()
+    await node.store.directory.lock_user(node.issuer, ALICE, NumericDate(node.clock.now() + 60))
+    refused = await browser.refresh()
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_grant")
+    assert not set_cookies(refused)
+    await node.store.directory.lock_user(node.issuer, ALICE, None)
+    assert (await browser.refresh()).status_code == 200
+
+
+async def test_store_that_fails_behind_a_refusal_leaves_the_cookie():
+    """Whether the session is over is then not known: the refusal stands, and nothing is forgotten for it."""
+    faults = Faults(clock=FakeClock())
+    async with surface(faults=faults) as node, browser_at(node) as browser:
+        await add_web_clients(node)
+        await browser.log_in()
+        await node.store.directory.lock_user(node.issuer, ALICE, NumericDate(node.clock.now() + 60))
+        gate = faults.hold_before("sessions.read")
+        asked = asyncio.ensure_future(browser.refresh())
+        for _ in range(2):
+            await gate.reached()
+            held, gate = gate, faults.hold_before("sessions.read")
+            held.open()
+        await gate.reached()
+        faults.fail_before("sessions.read")
+        gate.open()
+        answer = await asked
+        assert (answer.status_code, set_cookies(answer)) == (400, [])
+
+
+async def test_sessions_of_a_token_take_no_other_cookie_along(node: Surface, browser: Browser):
+    """Ending what an access token is of leaves the cookie of another session, which lives, where it is."""
+    await browser.log_in()
+    await node.store.directory.add_user(user(password_hash(), name="bob"))
+    body = {"username": "bob", "password": PASSWORD, "client_id": "web", "audience": ISSUER}
+    for path in ("/v1/sessions/{rid}", "/v1/sessions"):
+        tokens = (await browser.fetch("POST", "/v1/sessions", json=body)).json()
+        bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
+        ended = await browser.fetch("DELETE", path.replace("{rid}", tokens["rid"]), headers=bearer)
+        assert (ended.is_success, set_cookies(ended)) == (True, [])
+        assert (await row(node, tokens["rid"])).ended_at is not None
+    assert (await browser.refresh()).status_code == 200
 
 
 # --- log in and out --------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ any page's, so wherever it comes along the page's origin is checked before anyth
 foreign page changes nothing, and learns nothing, whatever it sends besides (ASVS 3.5.1, RFC 9700 s.4.16).
 """
 
+import contextlib
+
 import msgspec
 from starlette.responses import Response
 
 from mintmark.core.sessions import EndCause, Session
-from mintmark.errors import InvalidGrant, InvalidRequest, InvalidToken
+from mintmark.errors import InvalidGrant, InvalidRequest, InvalidToken, Unavailable
 from mintmark.http.cookie import SessionCookie
 from mintmark.http.errors import JSON, NO_STORE, ErrorForm, error_response
 from mintmark.http.origin import check_page
@@ -124,8 +126,7 @@ class SessionEndpoints:
             )
         except InvalidGrant as refusal:
             response = error_response(refusal, request, ErrorForm.PROBLEM, self._audit)
-            if body.cookie:
-                self._cookie.clear(response)
+            await self._forget(kept, response)
             return response
         response = token_response(granted, rid=True, refresh_token=not body.cookie)
         if body.cookie:
@@ -181,7 +182,7 @@ class SessionEndpoints:
 
     async def listed(self, request: Incoming) -> Response:
         """Where the caller is logged in; ``?limit=`` bounds it."""
-        current = await self._current(request)
+        current = await self._current(request, await self._kept(request))
         listing = await self._own.listed(current, limit=_limit(query_of(request, "limit")))
         answer = {"sessions": [_shown(one) for one in listing.sessions], "complete": listing.complete}
         headers = {"Content-Type": JSON, "Cache-Control": NO_STORE}
@@ -189,17 +190,16 @@ class SessionEndpoints:
 
     async def end_one(self, request: Incoming) -> Response:
         """End one of the caller's sessions; 204 also where it had ended before, 404 for anybody else's."""
-        current = await self._current(request)
-        rid = request.path_params["rid"]
-        await self._own.end(current, rid)
+        kept = await self._kept(request)
+        await self._own.end(await self._current(request, kept), request.path_params["rid"])
         response = _nothing()
-        if rid == current.rid:
-            self._cookie.clear(response)
+        await self._forget(kept, response)
         return response
 
     async def end_all(self, request: Incoming) -> Response:
         """End all of the caller's sessions, or with ``?keep=current`` all others; how many that ended."""
-        current = await self._current(request)
+        kept = await self._kept(request)
+        current = await self._current(request, kept)
         keeps = {b"": False, b"keep=current": True}.get(request.scope["query_string"])
         if keeps is None:
             # A misspelt wish to keep something must not end it.
@@ -207,13 +207,11 @@ class SessionEndpoints:
         ended = await (self._own.end_others(current) if keeps else self._own.end_all(current))
         headers = {"Content-Type": JSON, "Cache-Control": NO_STORE}
         response = Response(msgspec.json.encode({"ended": ended}), headers=headers)
-        if not keeps:
-            self._cookie.clear(response)
+        await self._forget(kept, response)
         return response
 
-    async def _current(self, request: Incoming) -> Session:
+    async def _current(self, request: Incoming, kept: str | None) -> Session:
         """The live session that the caller holds an access token for this issuer of, or the cookie."""
-        kept = await self._kept(request)
         bearer = bearer_of(request)
         if bearer is not None:
             return await self._own.of_access_token(bearer)
@@ -233,6 +231,14 @@ class SessionEndpoints:
             session = await self._sessions.find(kept)
             check_page(request, self._origins.own, await self._origins.of(session))
         return kept
+
+    async def _forget(self, kept: str | None, response: Response) -> None:
+        """Have the browser forget ``kept`` if no session goes on with it: a lock ends, and no refusal of
+        another client's, and no end of another session, is one of this."""
+        # Where the store does not say, it stays: it is refused again, or it is somebody's session.
+        with contextlib.suppress(Unavailable):
+            if kept is not None and await self._sessions.held_by(kept) is None:
+                self._cookie.clear(response)
 
 
 def _refresh_token(body: Refresh, kept: str | None) -> str:
