@@ -289,11 +289,17 @@ def test_commits_whose_answer_no_node_hears_log_nobody_out(scene):
         # What only the statement holds that takes this redemption: reads of the row have its ``rid`` as well.
         scene.way_to_store.reset_after(None, verdict.after.sealed)
         node = scene.cluster.nodes[number % 3]
-        outcomes[node.refresh(text).status_code] += 1
-        until(lambda: scene.inside.session(rid).generation == 1, "the refresh is committed")  # noqa: B023
+
+        def committed(rid: Rid = rid, text: str = text, node: RunningNode = node) -> bool:
+            # A busy node may answer «later» before it has asked the database for anything.
+            outcomes[node.refresh(text).status_code] += 1
+            return bool(scene.inside.session(rid).generation == 1)
+
+        until(committed, "the refresh is committed")
         assert _refreshed(scene.cluster.nodes[(number + 1) % 3], text) == verdict.token.text()
     print(f"{LOST} commits: {dict(outcomes)}")
-    assert outcomes == {503: LOST}
+    assert set(outcomes) <= {200, 503}
+    assert outcomes[503] >= LOST
     check_goes_on(scene, begun)
     assert scene.thefts() == thefts
 
