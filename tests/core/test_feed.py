@@ -305,3 +305,18 @@ def test_prove_goes_on_for_tokens_issued_before_the_silence_until_a_newer_one_co
     assert beat(follower, 303)
     assert follower.cutoff(303, OnStale.PROVE) is None
     assert follower.cutoff(700, OnStale.PROVE) == T0 + 303 + 300
+
+
+@pytest.mark.parametrize("how", ["page", "heartbeat"])
+def test_old_news_does_not_take_back_that_we_are_cut_off(how):
+    """VF14: a copy out of somebody's cache is no sign that the feed is back, so still nothing passes."""
+    follower = following()
+    assert follower.proved()
+    if how == "page":
+        follower.paged(parsed(cursor="c1", at=T0), at(500))
+    else:
+        assert beat(follower, 500, sent=0)
+    assert follower.cutoff(500, OnStale.PROVE) == NOTHING_PASSES
+    follower.paged(parsed(cursor="c1", at=T0 + 501), at(501))
+    assert not follower.is_cut_off
+    assert follower.cutoff(501, OnStale.PROVE) is None

@@ -5,6 +5,7 @@ import itertools
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -12,12 +13,15 @@ import pytest
 
 from mintmark import EventName, FeedPolicy, InvalidToken, Issuer, Verifier, VerifierUnavailable
 from mintmark.core.base64url import encode
+from mintmark.core.feed import Heartbeat, Page
 from mintmark.core.feed_table import MEDIA_TYPE, write_page, write_records, write_table
+from mintmark.core.jwk import PublicKey
+from mintmark.core.keyset import Freshness
 from mintmark.core.revocation import Kind, RevocationEvent
 from mintmark.system import SYSTEM_ENTROPY
 from mintmark.testing import FakeIssuer, Fault
 from mintmark.testing.origin import Origin, Reply
-from mintmark.units import NumericDate
+from mintmark.units import Kid, NumericDate
 from mintmark.verifier.discovery import Discovery
 from mintmark.verifier.engine import Engine
 from mintmark.verifier.event import Reporter
@@ -292,6 +296,27 @@ async def test_after_a_restore_no_cache_is_believed(clock, recorder):
     await catching_up(issuer, clock, recorder)
     origin.close()
     assert asked == [(None, None), ("old", None), (None, "no-cache")]
+
+
+@pytest.mark.parametrize(("held_up", "is_word"), [(0, True), (60, True), (7200, False)])
+def test_old_news_does_not_keep_keys_in_use(clock, recorder, held_up, is_word):
+    """Keys serve for longer while the feed would tell of a revoked one; what a cache kept tells nothing."""
+    terms = check(Issuer(issuer="http://127.0.0.1", audience="api"))
+    reporter = Reporter(terms.policy.issuer, recorder, clock)
+    for how in ("page", "heartbeat"):
+        source = Source(terms, clock=clock, entropy=SYSTEM_ENTROPY, reporter=reporter)
+        source.cache.began(source.instant())
+        source.cache.loaded({Kid("k"): cast("PublicKey", None)}, Freshness(), source.instant(), 0.5)
+        page = Page(cursor="c", complete=True, events=(), ignored=0, at=clock.now())
+        source.paged(page, source.instant())
+        until = source.cache.snapshot.expires_at
+        clock.advance(3600)
+        written = NumericDate(clock.now() - held_up)
+        if how == "page":
+            source.paged(replace(page, at=written), source.instant())
+        else:
+            assert source.beat(Heartbeat("c", written), announces=True)
+        assert source.cache.snapshot.expires_at == until + 3600 * is_word
 
 
 @contextlib.contextmanager

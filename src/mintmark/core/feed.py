@@ -344,9 +344,11 @@ class Follower:
 
     def _hear(self, at: NumericDate, now: Instant) -> None:
         self._in_step = True
-        self._cut_off = False
         # A proxy that keeps messages back would make old news look fresh.
         delay = max(0, now.wall - at - self.policy.skew)
         self._heard_at = max(self._heard_at, now.mono - delay)
+        # Nor does old news show that we are not cut off any more.
+        if now.mono - self._heard_at < self.policy.bound:
+            self._cut_off = False
         # One wrong time, a year ahead, must not let a year of tokens pass: it is believed within the skew.
         self._issuer_time = max(self._issuer_time, min(at, NumericDate(now.wall + self.policy.skew)))

@@ -254,8 +254,7 @@ class Source:
             self.reporter.tell(EventName.REVOCATION_APPLIED, events=len(page.events))
         self.follower.paged(page, asked)
         if page.complete:
-            self.cache.heard(asked, announces=False)
-            self._followed()
+            self._heard(asked, announces=False)
 
     def streamed(self, message: Revoked) -> None:
         """An event of the stream came."""
@@ -269,11 +268,13 @@ class Source:
         now = self.instant()
         if not self.follower.beat(message, now):
             return False
-        self.cache.heard(now, announces=announces)
-        self._followed()
+        self._heard(now, announces=announces)
         return True
 
-    def _followed(self) -> None:
+    def _heard(self, now: Instant, *, announces: bool) -> None:
+        # What a cache or a proxy kept back says nothing of the keys that were revoked since.
+        if not self.follower.is_silent(now.mono):
+            self.cache.heard(now, announces=announces)
         self._forget(self.follower.issuer_time)
         if self.follower.health(self.clock.monotonic()) is Health.LIVE:
             self.feed_failures = 0
