@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -18,13 +18,13 @@ from mintmark.core.logout_token import LOGOUT_TOKEN_TYP
 from mintmark.core.peering import PeerRefusal
 from mintmark.core.sessions import EndCause
 from mintmark.errors import SignerUnavailable
-from mintmark.ports.outbox import GIVEN_UP_AFTER, LogoutNotice
+from mintmark.ports.outbox import GIVEN_UP_AFTER, LogoutNotice, LogoutOutbox
 from mintmark.ports.peer import PeerRefused
 from mintmark.ports.relying_party import Answered
 from mintmark.server.backchannel import CLAIM, LONGEST_PAUSE, WIDTH, Verdict, pause, verdict
 from mintmark.testing.faults import Faults, FaultyStore
 from mintmark.testing.origin import Fault
-from mintmark.units import NumericDate
+from mintmark.units import Issuer, NumericDate
 
 DELIVERED = EventName.LOGOUT_NOTICE_DELIVERED
 FAILED = EventName.LOGOUT_NOTICE_FAILED
@@ -502,6 +502,29 @@ async def test_defect_in_one_delivery_ends_the_loop_with_it():
         await w.until(running.done, span=5)
         with pytest.raises(LookupError):
             running.result()
+
+
+async def test_backlog_that_expired_goes_part_after_part():
+    """However many expire in one moment, they are gone in seconds: the first of them stands before all that
+    its client is to be told since."""
+    async with world() as w:
+        shop = await w.party()
+        await w.ended(shop, 5)
+        inner, left = w.node.store.outbox, list[LogoutNotice]()
+
+        class Parts:
+            """The outbox of a store that removes one notice at once."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(inner, name)
+
+            async def expire(self, issuer: Issuer) -> tuple[LogoutNotice, ...]:
+                left.extend(await inner.expire(issuer))
+                return (left.pop(),) if left else ()
+
+        await w.another_day(GIVEN_UP_AFTER)
+        teller = w.teller(outbox=cast("LogoutOutbox", Parts())).start()
+        await w.until(lambda: teller.audit.counts[EXPIRED] == 5, span=30)
 
 
 # --- attacks -------------------------------------------------------------------------------------

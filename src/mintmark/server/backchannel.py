@@ -171,9 +171,13 @@ class Backchannel:
         now = self._clock.monotonic()
         if now < self._expired_at + _EXPIRE_EVERY:
             return
-        for notice in await self._outbox.expire(self._issuer):
+        expired = await self._outbox.expire(self._issuer)
+        for notice in expired:
             self._record(EventName.LOGOUT_NOTICE_EXPIRED, notice)
-        self._expired_at = now
+        if not expired:
+            # Until then more may be left, and one that expired stands before all that its client is still
+            # to be told.
+            self._expired_at = now
 
     async def _deliver(self, notice: LogoutNotice, latest: float) -> None:
         """One attempt, begun no later than ``latest``, and what comes of it."""
