@@ -77,6 +77,6 @@ def _retry_after(headers: httpx2.Headers) -> Seconds | None:
         return Seconds(int(text))
     try:
         span = parsedate_to_datetime(text) - parsedate_to_datetime(headers.get("date", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return Seconds(max(0, int(span.total_seconds())))

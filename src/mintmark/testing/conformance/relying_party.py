@@ -64,6 +64,14 @@ class RelyingPartyConformance:
             ({"Retry-After": "9" * 400}, None),
             ({"Retry-After": "\u0667"}, None),
             ({"Retry-After": "Fri, 20 Nov 2026 10:00:30 GMT"}, None),
+            ({"Retry-After": "Fri, 20 Nov 2026 10:00:30 +" + "9" * 40}, None),
+            (
+                {
+                    "Retry-After": "Fri, 20 Nov 2026 10:00:30 GMT",
+                    "Date": "Fri, 20 Nov 2026 10:00:" + "9" * 40 + " GMT",
+                },
+                None,
+            ),
             (
                 {
                     "Retry-After": "Fri, 20 Nov 2026 10:00:30 GMT",
