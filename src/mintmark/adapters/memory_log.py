@@ -140,6 +140,7 @@ class MemoryRevocations:
             ]
             for session in left:
                 self._shared.close(session, EndCause.ADMIN, at=floor, now=now)
-                if max(session.used_at, session.rotated_at) + timing.widest.refresh_grace > denied:
+                late = max(timing.widest.refresh_grace, timing.widest.clock_skew)
+                if max(session.used_at, session.rotated_at) + late > denied:
                     self._shared.deny(session, EndCause.ADMIN, timing, at=now)
             return len(left)

@@ -125,8 +125,9 @@ class RevokedStep:
 
 
 def used_behind(denied: NumericDate, timing: Timing) -> NumericDate:
-    """What was used after this may have tokens from after ``denied``; a repeated answer may go unnoted."""
-    return NumericDate(denied - timing.widest.refresh_grace)
+    """What was used after this may have tokens from after ``denied``: a repeated answer may go unnoted, and
+    ``iat`` is of a node's clock, which may be ahead of the store's."""
+    return NumericDate(denied - max(timing.widest.refresh_grace, timing.widest.clock_skew))
 
 
 _TOLD = select(clients.c.client_id).where(

@@ -15,7 +15,7 @@ from mintmark.core.sessions import EndCause, Redeem, Refusal, Session, decide
 from mintmark.ports.revocations import IssuedToken
 from mintmark.ports.store import Store
 from mintmark.testing.conformance.rig import ISSUER, OTHER, TIMING, Rig, read_log, redeem
-from mintmark.units import ClientId, Jti, NumericDate
+from mintmark.units import ClientId, Jti, NumericDate, Seconds
 
 
 def issued(
@@ -282,3 +282,16 @@ class RevokingConformance:
         assert row.ended_at == before
         denied = [(entry.event.kind, entry.event.value) for entry in await read_log(store)]
         assert denied == [(Kind.ALL, ""), (Kind.RID, used.rid)]
+
+    async def test_token_of_a_clock_that_is_ahead_is_denied_with_its_session(self, rig: Rig) -> None:
+        """LOG-8: an ``iat`` may lie behind the time though its session was used before, by another clock."""
+        store, log = rig.store, rig.store.revocations
+        timing = replace(TIMING, refresh_grace=Seconds(1))
+        session, _ = await rig.logged_in(*await rig.someone(), timing=timing)
+        rig.clock.advance(timing.clock_skew)
+        before = NumericDate(session.used_at + timing.clock_skew - 1)
+        await log.revoke_all(ISSUER, cause="admin", timing=timing, before=before, sessions=True)
+        while await log.end_revoked(ISSUER, timing=timing):
+            pass
+        denied = [(entry.event.kind, entry.event.value) for entry in await read_log(store)]
+        assert denied == [(Kind.ALL, ""), (Kind.RID, session.rid)]
