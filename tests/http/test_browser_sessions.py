@@ -283,6 +283,23 @@ async def test_failure_of_ours_leaves_the_cookie():
         assert (await browser.refresh()).status_code == 200
 
 
+async def test_page_is_let_ask_while_the_store_is_away():
+    """I8: a browser shows its page no 503 of a preflight, so that is answered by the origins of before."""
+    clock = FakeClock()
+    faults = Faults(clock=clock)
+    async with surface(faults=faults, clock=clock) as node, browser_at(node) as browser:
+        await add_web_clients(node)
+        faults.fail_before()
+        assert (await browser.fetch("OPTIONS", "/v1/sessions")).status_code == 503
+        faults.recover()
+        await browser.log_in()
+        faults.fail_before()
+        clock.advance(2)
+        answer = await browser.fetch("OPTIONS", "/v1/sessions")
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, APP)
+        assert (await browser.fetch("OPTIONS", "/v1/sessions", origin=EVIL)).status_code == 403
+
+
 async def test_store_that_hangs_on_origins_holds_up_one_request():
     """F17: who reads which pages there are has no more time than any request; others use the last ones."""
     clock = FakeClock()

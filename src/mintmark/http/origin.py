@@ -99,7 +99,8 @@ class CrossOrigin:
         return informed
 
     async def _preflight(self, request: Incoming) -> Response:
-        check_page(request, self._origins.own, await self._origins.known())
+        # Those that were read for this request, or before: no page can read the error of a preflight.
+        check_page(request, self._origins.own, self._origins.last or await self._origins.known())
         return Response(
             status_code=204,
             headers={
