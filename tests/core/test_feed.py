@@ -194,6 +194,23 @@ def test_no_page_raises_anything_but_malformed(body):
         parse_page(body, issuer=ISSUER, policy=POLICY)
 
 
+@pytest.mark.parametrize("nesting", [("[", "]"), ('{"a":', "}")], ids=["lists", "objects"])
+def test_what_nests_too_deep_is_malformed(nesting):
+    """A member that nobody asked for, nested a hundred thousand times, is no defect of ours."""
+    begin, end = nesting
+    deep = f'"x":{begin * 100_000}1{end * 100_000}'
+    with pytest.raises(Malformed):
+        parse_page(page()[:-1] + f",{deep}}}".encode(), issuer=ISSUER, policy=POLICY)
+    for event, members in (
+        ("revocation", '"kind":"rid","value":"r1","expires_at":1'),
+        ("heartbeat", '"cursor":"c1","at":1'),
+        ("keys", '"keys":[],"revoked":[]'),
+        ("keys", f'"keys":[{{{deep}}}]'),
+    ):
+        with pytest.raises(Malformed):
+            parse_message(event, "c1", f"{{{members},{deep}}}")
+
+
 # --- how much is known -------------------------------------------------------------------------
 
 

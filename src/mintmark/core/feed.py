@@ -171,7 +171,7 @@ def parse_page(body: bytes, *, issuer: str, policy: FeedPolicy) -> Page:
         raise Malformed("the page is too large")
     try:
         wire = _PAGE.decode(body)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Malformed("the page is not as agreed") from error
     if wire.issuer != issuer:
         raise Malformed("the page is another issuer's")
@@ -205,7 +205,7 @@ def parse_message(event: str, cursor: str, payload: str) -> Message | None:
                 return _keys(_KEYS.decode(body))
             case "reset":
                 return Reset()
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Malformed("a message is not as agreed") from error
     return None
 
