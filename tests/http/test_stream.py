@@ -450,6 +450,29 @@ async def test_restored_store_ends_streams_and_resets_their_cursors(node: Surfac
         assert [event.name for event in await again.rest()] == ["reset"]
 
 
+@pytest.mark.parametrize("entries", [2, 5])
+async def test_store_that_goes_back_before_the_process_looks_hides_no_event(node: Surface, entries: int):
+    """A follower that read beyond what its process had is not told that it is in step with another log."""
+    assert isinstance(node.store, MemoryStore)
+    cursor = await head(node)
+    node.following.cancel()
+    await asyncio.gather(node.following, return_exceptions=True)
+    backup = node.store.data.backup()
+    await append(node, 4)
+    async with stream(node.app, last_event_id=cursor) as follower:
+        before = await follower.next_of("heartbeat")
+        assert before.data["cursor"] == await head(node)
+        node.store.data.restore(backup)
+        await append(node, entries, first=100)
+        # What the process had is on this log too, so that it notices nothing.
+        following = asyncio.create_task(node.services.feed.run())
+        await until(lambda: node.services.feed.heartbeat().cursor.seq == entries)
+        await pass_time(node, 11)
+        assert [event.name for event in await follower.rest()] == ["reset"]
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 async def test_store_that_fails_during_catch_up_ends_the_stream(monkeypatch):
     """A page that cannot be read ends the stream in good order: what was sent stays true."""
     monkeypatch.setattr(server_feed, "PAGE", 3)

@@ -169,12 +169,23 @@ class FeedStream:
                     return
                 case Heartbeat() as beat if beat.cursor.seq < place.cursor.seq:
                     # The catch-up read beyond what this process had heard when it was queued.
+                    if not await self._is_kept(place.cursor):
+                        yield _message("reset", {})
+                        return
                     yield _heartbeat(Heartbeat(place.cursor, beat.at))
                 case Entries() as told if told.entries[0].cursor.seq <= place.cursor.seq:
                     # The catch-up read some of these too.
+                    if not await self._is_kept(place.cursor):
+                        yield _message("reset", {})
+                        return
                     yield _revocations(e for e in told.entries if e.cursor.seq > place.cursor.seq)
                 case message:
                     yield self._shared(message)
+
+    async def _is_kept(self, cursor: Cursor) -> bool:
+        """Whether the log still has this place. What this process heard until now lies before it, so a store
+        that went back in between is the same log to this process, and another one to the follower."""
+        return not isinstance(await self._feed.page(cursor), CursorGone)
 
     def _shared(self, message: Message) -> bytes:
         """``message`` as bytes, which are made once for all who are told."""
