@@ -1,5 +1,6 @@
 """/v1/sessions: log in, refresh, log out."""
 
+import asyncio
 import base64
 import json
 from dataclasses import replace
@@ -7,6 +8,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.http.asking import claims_of
+from tests.http.asking import held_key as key_of_another_node
 from tests.http.surface import ALICE, PASSWORD, SECRET, Surface, client, password_hash, user
 
 from mintmark.core import base64url, jws, keyring, strict_json
@@ -301,6 +304,19 @@ async def test_log_out_twice_is_log_out(node: Surface):
         )
         assert answer.status_code == 204
     assert await revoked(node) == [tokens["rid"]]
+
+
+async def test_token_of_a_key_that_this_node_has_not_read_yet_logs_out(node: Surface):
+    """RV1: a key that another node published a moment ago is looked for: who hears 401 takes himself for
+    logged out."""
+    tokens = await node.log_in()
+    node.reading.cancel()
+    await asyncio.wait([node.reading])
+    key = await key_of_another_node(node)
+    assert node.services.ring.view.ring.find(Kid(key.kid)) is None
+    token = key.sign({"alg": "ES256", "kid": key.kid, "typ": "at+jwt"}, claims_of(tokens["access_token"]))
+    assert (await node.log_out(token)).status_code == 204
+    assert (await node.refresh(tokens["refresh_token"])).status_code == 400
 
 
 async def test_expired_access_token_still_logs_out(node: Surface):

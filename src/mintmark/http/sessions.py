@@ -170,7 +170,7 @@ class SessionEndpoints:
 
     async def _end_session_of(self, bearer: str, *, beside_another: bool = False) -> None:
         try:
-            rid = self._bearers.session_of(bearer)
+            rid = await self._bearers.session_of(bearer)
         except InvalidToken:
             # Its key may be long gone; whoever has the session's other token is logged out by that.
             if not beside_another:

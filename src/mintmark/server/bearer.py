@@ -45,15 +45,16 @@ class BearerTokens:
         self._issuer = issuer
         self._ring = ring
 
-    def session_of(self, raw: str) -> Rid:
+    async def session_of(self, raw: str) -> Rid:
         """The session of a token that this issuer signed, **expired or revoked as it may be**.
 
         That is enough to end the session and for nothing else: whoever wants to log out often holds a token
-        that has just expired, and what is ended stays ended. Raises InvalidToken; NotReady where the
-        key may be too new for this node.
+        that has just expired, and what is ended stays ended. Raises InvalidToken; Unavailable where
+        the key may be too new for this node.
         """
         parsed, kid, claims = self._parse(raw)
-        _verify(parsed, self._ring.find(kid))
+        # Who hears that his token is none takes himself for logged out.
+        _verify(parsed, self._ring.find(kid) or await self._published(kid))
         rid = claims.get("rid")
         if type(rid) is not str:
             raise InvalidToken(Code.MISSING_CLAIM, "the token belongs to no session")
@@ -67,9 +68,13 @@ class BearerTokens:
         parsed, kid, claims = self._parse(raw)
         # Whoever is believed at once elsewhere, because a key cannot yet be known, would be refused here for
         # good. So the ring is read now, and what was read is used, whatever another task reads meanwhile.
-        found = (await self._ring.refresh()).ring.find(kid)
-        _verify(parsed, found if found is not None and found.is_published() else None)
+        _verify(parsed, await self._published(kid))
         return _returned(claims)
+
+    async def _published(self, kid: Kid) -> Key | None:
+        """The key of that name, if the store has one now that is published."""
+        found = (await self._ring.refresh()).ring.find(kid)
+        return found if found is not None and found.is_published() else None
 
     def _parse(self, raw: str) -> tuple[Jws, Kid, Claims]:
         """``raw`` in its parts, unverified, if it claims to be an access token of this issuer."""
