@@ -140,7 +140,18 @@ def test_what_was_issued_later_is_spared(shop, form):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "2026-11-20", "2026-11-20T07:00:00", "1e9", "-5", "9" * 11]
+    "text",
+    [
+        "",
+        "yesterday",
+        "2026-11-20",
+        "2026-11-20T07:00:00",
+        "1e9",
+        "-5",
+        "9" * 11,
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+    ],
 )
 def test_time_without_a_zone_is_no_time(shop, text):
     """What could be read in two ways, or in none, revokes nothing."""

@@ -31,11 +31,13 @@ def time_of(text: str | None) -> NumericDate | None:
         return NumericDate(int(text))
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
+        # The first and the last day of the calendar are outside it in some zones.
+        seconds = None if at.tzinfo is None else int(at.astimezone(UTC).timestamp())
+    except (ValueError, OverflowError):
+        seconds = None
+    if seconds is None:
         raise Misused("--issued-before: write a time with its zone, like 2026-11-20T07:00:00Z")
-    return NumericDate(max(0, int(at.astimezone(UTC).timestamp())))
+    return NumericDate(max(0, seconds))
 
 
 def recall_document(recall: Recall) -> dict[str, object]:
