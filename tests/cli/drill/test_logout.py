@@ -23,8 +23,11 @@ PAGE = (Path(__file__).parents[3] / "docs" / "how-to" / "drill-a-logout.md").rea
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    """A node that is ready, with a user and a client of its own."""
-    with running_node(tmp_path_factory.mktemp("node")) as running:
+    """A node that is ready, with a user and a client of its own, and a feed for holders of a token."""
+    folder = tmp_path_factory.mktemp("node")
+    secret = folder / "feed.token"
+    secret.write_text("a-token-that-32-random-bytes-would-make\n")
+    with running_node(folder, settings={"feed_token": f"file:{secret}"}) as running:
         yield running
 
 

@@ -85,14 +85,21 @@ async def _logout(
     from mintmark.cli.drill.guest import guest  # noqa: PLC0415
     from mintmark.cli.drill.logout import measure  # noqa: PLC0415
     from mintmark.cli.drill.probes import running  # noqa: PLC0415
+    from mintmark.node.secret import read_feed_tokens  # noqa: PLC0415
     from mintmark.verifier.discovery import is_loopback  # noqa: PLC0415
 
     output = given.output
+    feed_tokens = await read_feed_tokens(given.settings())
     async with given.open() as opened, guest(opened, given.entropy) as person:
         # A proxy named in the environment is for the outside world, as it is to verifiers.
         http = httpx2.AsyncClient(timeout=patience, trust_env=not is_loopback(person.issuer))
         probing = running(
-            person.issuer, person.client_id, verifiers=verifiers, every=every, patience=patience
+            person.issuer,
+            person.client_id,
+            verifiers=verifiers,
+            every=every,
+            patience=patience,
+            feed_token=next(iter(feed_tokens), None),
         )
         async with http, probing as probes:
             with output.progress("logouts", logouts) as advance:

@@ -93,7 +93,13 @@ class Probes:
 
 @contextlib.asynccontextmanager
 async def running(
-    issuer: str, audience: str, *, verifiers: int, every: float, patience: float
+    issuer: str,
+    audience: str,
+    *,
+    verifiers: int,
+    every: float,
+    patience: float,
+    feed_token: str | None = None,
 ) -> AsyncIterator[Probes]:
     """Processes with ``verifiers`` verifiers until the block ends; a step may take ``patience`` seconds."""
     count = min(MOST_PROCESSES, verifiers)
@@ -112,7 +118,7 @@ async def running(
                 limit=_LONGEST_LINE,
             )
             started.append(_Probe(process))
-            started[-1].say(wire.Setup(issuer, audience, share, every))
+            started[-1].say(wire.Setup(issuer, audience, share, every, feed_token))
         yield Probes(started, patience)
     finally:
         for probe in started:

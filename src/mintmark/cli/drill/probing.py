@@ -102,7 +102,10 @@ async def serve() -> None:
         raise TypeError("the first line says what to verify")
     # A token that was logged out is what this is about, and no incident.
     logging.getLogger("mintmark.verifier").setLevel(logging.CRITICAL)
-    verifiers = [Verifier(setup.issuer, audience=setup.audience) for _ in range(setup.verifiers)]
+    verifiers = [
+        Verifier(setup.issuer, audience=setup.audience, feed_token=setup.feed_token)
+        for _ in range(setup.verifiers)
+    ]
     say: asyncio.Queue[wire.Answer] = asyncio.Queue()
     probing = Probing(verifiers, setup.every)
     tasks: list[asyncio.Task[None]] = []

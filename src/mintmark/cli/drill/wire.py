@@ -9,12 +9,16 @@ import msgspec
 
 
 class Setup(msgspec.Struct, frozen=True, tag="setup"):
-    """The first line: how many verifiers of which issuer and audience, asked how often, in seconds."""
+    """The first line: how many verifiers of which issuer and audience, asked how often, in seconds.
+
+    ``feed_token`` is what they show the revocation feed, if it asks for one.
+    """
 
     issuer: str
     audience: str
     verifiers: int
     every: float
+    feed_token: str | None = None
 
 
 class Show(msgspec.Struct, frozen=True, tag="show"):
