@@ -7,7 +7,7 @@ import pytest
 from mintmark.adapters.memory import MemoryStore
 from mintmark.adapters.memory_bus import MemoryBus
 from mintmark.core.key import Activation
-from mintmark.core.keyring import activate, prepare, prove
+from mintmark.core.keyring import activate, prepare, prove, revoke
 from mintmark.core.timing import Timing
 from mintmark.errors import NotReady, StoreUnavailable
 from mintmark.server.audit import Audit
@@ -171,3 +171,23 @@ def retry_after(world: World, node: NodeId) -> int:
     with pytest.raises(NotReady) as raised:
         world.ring.active(node)
     return raised.value.retry_after
+
+
+async def test_read_that_was_begun_earlier_takes_nothing_back(world: World):
+    """K7: of two reads under way the later one counts, whichever answers first: a key that was revoked in
+    between stays revoked."""
+    gate = world.faults.hold_after("keyring.read")
+    early = asyncio.create_task(world.ring.refresh())
+    await gate.reached()
+    world.faults.hold_after("keyring.read").open()
+    view = await world.store.keyring.read(ISSUER)
+    gone, _ = revoke(view.ring, Kid("k"), reason="stolen", timing=TIMING, now=view.now)
+    assert await world.store.keyring.swap(view.ring.generation, gone)
+    world.pass_time(1)
+    assert world.ring.find(Kid("k")) is not None
+    await world.ring.refresh()
+    assert world.ring.find(Kid("k")) is None
+    gate.open()
+    await early
+    assert world.ring.find(Kid("k")) is None
+    assert world.ring.view.ring.generation == gone.generation

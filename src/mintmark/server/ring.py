@@ -138,6 +138,9 @@ class RingFollower:
         """Read the ring now; raises StoreUnavailable."""
         asked_at, before = self._clock.monotonic(), self._clock.now()
         view = await self._store.read(self._issuer)
+        if self._view is not None and asked_at < self._read_at:
+            # Requests read the ring too: one that was begun later has answered, and knows of more.
+            return self._view
         self._offset = offset(before, view.now, self._clock.now())
         if self._view is None or view.ring.generation != self._view.ring.generation:
             self._changed.set()
