@@ -16,9 +16,11 @@ from tests.adapters.wakeups import counting, heard, hears, listening, missed, un
 from tests.bus_servers import CHANNEL, ESCAPED, PASSWORD, STRANGER, NatsServer, RedisServer, running
 
 from mintmark.adapters.line import CONNECT, LONGEST, PATIENCE, PAUSE, PROBE
+from mintmark.adapters.nats_bus import _Nats
 from mintmark.adapters.registry import make_bus
 from mintmark.cli.demonstration.front import Fault
 from mintmark.cli.demonstration.loopback import free_ports
+from mintmark.ports.bus_place import bus_place
 from mintmark.system import SYSTEM_CLOCK
 from mintmark.testing.clock import FakeClock
 
@@ -501,6 +503,22 @@ async def test_bus_closes_while_it_connects(server):
                 await asyncio.sleep(0)
     await until(lambda: asyncio.all_tasks() == before, "its tasks ended")
     await until(lambda: server.connections() == 0, "the server let go of them")
+
+
+@pytest.mark.parametrize("by_server", [False, True])
+async def test_connection_lost_with_something_unsent_leaves_nothing(nats_server, by_server):
+    """What could not be sent any more keeps nothing alive, and nobody from hearing of the loss."""
+    before, lost = asyncio.all_tasks(), asyncio.Event()
+    wire = _Nats(bus_place(nats_server.url(fresh()))).wire(heard=lambda: None, lost=lost.set)
+    await wire.connect()
+    await wire.listen()
+    wire._client._pending, wire._client._pending_data_size = [b"PING\r\n"], 6
+    wire.drop()
+    if by_server:
+        await asyncio.wait_for(lost.wait(), 60)
+    await wire.ended()
+    await until(lambda: asyncio.all_tasks() == before, "its tasks ended")
+    assert lost.is_set()
 
 
 async def test_port_without_a_server_is_named():

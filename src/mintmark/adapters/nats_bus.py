@@ -72,8 +72,8 @@ class _Wire:
         self._place = place
         self._heard = heard
         self._lost = lost
-        self._transport = _Transport(insists=place.is_tls)
         self._client = Client()
+        self._transport = _Transport(insists=place.is_tls, is_over=lambda: self._client.is_closed)
         # It would make one of its own, which cannot be ended at once.
         self._client._transport = self._transport  # noqa: SLF001 - there is no other way to give it
         self._is_begun = self._is_connected = False
@@ -169,9 +169,10 @@ class _Wire:
 class _Transport(TcpTransport):
     """A connection that can be ended at once, and over which nothing is said in clear where TLS was named."""
 
-    def __init__(self, *, insists: bool) -> None:
+    def __init__(self, *, insists: bool, is_over: Callable[[], bool]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._insists = insists
+        self._is_over = is_over
         self._is_secure = False
 
     def __bool__(self) -> bool:
@@ -201,6 +202,15 @@ class _Transport(TcpTransport):
         if self._insists and not self._is_secure:
             raise errors.SecureConnRequiredError
         super().write(payload)  # type: ignore[no-untyped-call]
+
+    async def drain(self) -> None:
+        try:
+            await super().drain()  # type: ignore[no-untyped-call]
+        except OSError:
+            # Once it is over, nats-py would leave its tasks as they are, and tell nobody, because of what it
+            # had not sent.
+            if not self._is_over():
+                raise
 
     def close(self) -> None:
         self.abort()
