@@ -283,6 +283,24 @@ async def test_failure_of_ours_leaves_the_cookie():
         assert (await browser.refresh()).status_code == 200
 
 
+async def test_log_in_beats_a_refresh_by_the_cookie_that_it_replaces():
+    """Two tabs: the answer to the older one's refresh comes last, and does not log the new session out."""
+    faults = Faults(clock=FakeClock())
+    async with surface(faults=faults) as node, browser_at(node) as browser:
+        await add_web_clients(node)
+        await browser.log_in()
+        gate = faults.hold_before("sessions.read")
+        other_tab = asyncio.ensure_future(browser.refresh())
+        await gate.reached()
+        faults.hold_before("sessions.read").open()
+        assert (await browser.log_in()).status_code == 201
+        gate.open()
+        answer = await other_tab
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_grant")
+        assert not set_cookies(answer)
+        assert (await browser.refresh()).status_code == 200
+
+
 async def test_page_is_let_ask_while_the_store_is_away():
     """I8: a browser shows its page no 503 of a preflight, so that is answered by the origins of before."""
     clock = FakeClock()
@@ -477,7 +495,7 @@ async def test_log_in_ends_the_session_that_it_replaces(node: Surface, browser: 
     await browser.log_in(password="wrong")
     assert (browser.cookie, (await row(node, old)).ended_at) == (cookie, None)
     await browser.log_in()
-    assert (await row(node, old)).end_cause == "logout"
+    assert (await row(node, old)).end_cause == "replaced"
     assert (await browser.refresh()).status_code == 200
 
 

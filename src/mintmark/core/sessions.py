@@ -86,6 +86,8 @@ class EndCause(StrEnum):
     CLIENT_REMOVED = "client_removed"
     REVOKED = "revoked"
     """Its client revoked its refresh token, or more of its access tokens than may be listed (RFC 7009)."""
+    REPLACED = "replaced"
+    """Its browser logged in anew, and keeps the other session's token in place of this one's."""
     UNSIGNED = "unsigned"
     """Nobody could sign the first token of its log-in, so nobody ever held it."""
 

@@ -103,7 +103,7 @@ class SessionEndpoints:
         if body.cookie:
             if replaced is not None:
                 # Nobody will hold its token any more (ASVS 7.2.4).
-                await self._log_out(replaced)
+                await self._log_out(replaced, EndCause.REPLACED)
             self._cookie.keep(response, granted.refresh_token or "", granted.refresh_lasts)
         return response
 
@@ -160,10 +160,10 @@ class SessionEndpoints:
             )
         return response
 
-    async def _log_out(self, kept: str) -> bool:
+    async def _log_out(self, kept: str, cause: EndCause = EndCause.LOGOUT) -> bool:
         """Whether a session gave ``kept``; it has ended now."""
         try:
-            await self._sessions.log_out(kept)
+            await self._sessions.log_out(kept, cause)
         except InvalidToken:
             return False
         return True
@@ -234,11 +234,16 @@ class SessionEndpoints:
 
     async def _forget(self, kept: str | None, response: Response) -> None:
         """Have the browser forget ``kept`` if no session goes on with it: a lock ends, and no refusal of
-        another client's, and no end of another session, is one of this."""
+        another client's, and no end of another session, is one of this.
+
+        In place of one that a log-in replaced it keeps that log-in's by now, or will at once.
+        """
         # Where the store does not say, it stays: it is refused again, or it is somebody's session.
         with contextlib.suppress(Unavailable):
             if kept is not None and await self._sessions.held_by(kept) is None:
-                self._cookie.clear(response)
+                session = await self._sessions.find(kept)
+                if session is None or session.end_cause is not EndCause.REPLACED:
+                    self._cookie.clear(response)
 
 
 def _refresh_token(body: Refresh, kept: str | None) -> str:

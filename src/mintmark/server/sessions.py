@@ -251,7 +251,7 @@ class Sessions:
         verdict = self._decide(found, token, client, view.now)
         return verdict.before if isinstance(verdict, Redeem) else None
 
-    async def log_out(self, refresh_token: str) -> bool:
+    async def log_out(self, refresh_token: str, cause: EndCause = EndCause.LOGOUT) -> bool:
         """Whether this call ended the session of ``refresh_token``, of whatever generation it is.
 
         Raises InvalidToken for one that is not genuine: who holds none cannot end a session by its ``rid``.
@@ -260,7 +260,7 @@ class Sessions:
         if token is not None:
             view = await self._store.sessions.read(self._issuer, token.rid)
             if view.session is not None and sessions.is_genuine(view.session, token):
-                return await self._end(token.rid, EndCause.LOGOUT)
+                return await self._end(token.rid, cause)
         raise InvalidToken("not_genuine", "the refresh token is none of ours")
 
     async def end(self, rid: Rid, cause: EndCause) -> bool:
