@@ -577,7 +577,6 @@ async def test_table_that_vanishes_is_an_error_of_ours(store):
         "UPDATE sessions SET scope = 'orders:read'",
         "UPDATE sessions SET amr = '[1]'",
         "UPDATE sessions SET audience = x'00ff'",
-        "UPDATE sessions SET ended_at = 1, end_cause = 'boredom'",
     ],
 )
 async def test_row_that_cannot_be_read_is_damage(store, statement):

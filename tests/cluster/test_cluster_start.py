@@ -30,7 +30,7 @@ SETTINGS = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("store_url", ["sqlite", "sqlite", "postgresql"], indirect=True)  # noqa: PT014 - rounds
+@pytest.mark.parametrize("store_url", ["sqlite", "postgresql"], indirect=True)
 def test_ten_nodes_at_once_become_one_cluster_and_again_after_a_power_cut(tmp_path, store_url):
     """One schema, one bootstrap and no lost key; dead nodes' rows and leases keep nobody from answering."""
     with running_cluster(tmp_path, store=store_url, nodes=NODES, settings=SETTINGS, start=False) as cluster:

@@ -11,8 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 from tests.http.asking import INACTIVE, STOCK, introspect, outcome, revoke
-from tests.http.pair import REFUSED, Pair, Someone, claims_of, pair_on, refresh
+from tests.http.pair import REFUSED, Pair, Someone, claims_of, pair_on
 from tests.http.pair import outcome as error_of
+
+# Here «later» is an answer, and no sign of a busy machine.
+from tests.http.pair import refresh_once as refresh
 from tests.http.surface import PASSWORD, Surface, client
 from tests.postgresql import empty_database
 from tests.registry import STORES, store_rig
