@@ -12,13 +12,12 @@ from tests.http.asking import claims_of
 from tests.http.asking import held_key as key_of_another_node
 from tests.http.surface import ALICE, PASSWORD, SECRET, Surface, client, password_hash, user
 
-from mintmark.core import base64url, jws, keyring, strict_json
+from mintmark.core import base64url, jws, strict_json
 from mintmark.core.revocation import Kind
 from mintmark.http.app import create_app
-from mintmark.server import document
 from mintmark.testing.clock import FakeClock
 from mintmark.testing.key import SigningKey
-from mintmark.units import Issuer, Kid, NodeId
+from mintmark.units import Issuer, Kid
 
 GOOD = {"username": "alice", "password": PASSWORD, "client_id": "spa"}
 JSON = {"Content-Type": "application/json"}
@@ -402,20 +401,9 @@ async def test_what_we_did_not_sign_logs_nobody_out(node: Surface, kind):
     assert await revoked(node) == []
 
 
-async def held_key(node: Surface) -> SigningKey:
-    """A published key of this issuer whose private half is the test's."""
-    key = SigningKey.generate("ES256")
-    view = await node.store.keyring.read(node.issuer)
-    ring = keyring.prepare(
-        view.ring,
-        kid=Kid(key.kid),
-        node=NodeId("other"),
-        alg="ES256",
-        jwk=document.encode(key.public_jwk),
-        timing=node.services.timing,
-        now=view.now,
-    )
-    assert await node.store.keyring.swap(view.ring.generation, ring)
+async def known_key(node: Surface) -> SigningKey:
+    """A published key of another node that this one has read."""
+    key = await key_of_another_node(node)
     await node.read_ring()
     return key
 
@@ -436,7 +424,7 @@ async def held_key(node: Surface) -> SigningKey:
 async def test_only_an_access_token_logs_out(node: Surface, header, accepted):
     """A token that our own key signed as something else, or under another algorithm, is 401 (TC3, J 3.12)."""
     tokens = await node.log_in()
-    key = await held_key(node)
+    key = await known_key(node)
     claims = strict_json.decode(jws.parse(tokens["access_token"]).payload)
     assert isinstance(claims, dict)
     whole = {"alg": "ES256", "kid": key.kid, "typ": "at+jwt"} | header
